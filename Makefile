@@ -1,0 +1,71 @@
+# `make demo` and `make test` do all the set-up that they need: Python 3.11 or 3.12, make and git suffice.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+DATA ?= digits
+WORKSPACE ?= .secateur/$(DATA)
+BIN := .venv/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.9
+
+.PHONY: demo test check lint types layers unit lock ir readmes ui clean help
+
+help:  ## Show the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(UV):
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.runtime: requirements.lock pyproject.toml | $(UV)
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.runtime
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: .venv/.runtime  ## Run the whole pipeline on DATA (digits, fashion_mnist, …).
+	$(BIN)/python -m pipelines.local --data $(DATA) --workspace $(WORKSPACE)
+
+ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
+
+test: .venv/.dev check  ## Run every check and test.
+	$(BIN)/python -m pytest -m slow --cov --cov-append --cov-report=term --durations=15
+	$(BIN)/coverage report --fail-under=90
+
+check: lint types layers unit  ## Lint, types, import layers, unit and contract tests (under 3 minutes).
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pipelines.compile --check
+	$(BIN)/python -m components.readme --check
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+layers: .venv/.dev
+	$(BIN)/lint-imports
+
+unit: .venv/.dev
+	$(BIN)/python -m pytest -m "not slow" --doctest-modules --cov --cov-report=
+
+ir: .venv/.runtime  ## Compile the pipelines' intermediate representation that is committed.
+	$(BIN)/python -m pipelines.compile
+
+readmes: .venv/.runtime  ## Generate the components' READMEs from their signatures.
+	$(BIN)/python -m components.readme
+
+LOCK := $(UV) pip compile pyproject.toml --extra all --extra build --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate --quiet
+
+lock: $(UV)  ## Compile the hashed locks again.
+	$(LOCK) --extra dev -c requirements/constraints.txt -o requirements-dev.lock
+	$(LOCK) -c requirements-dev.lock -o requirements.lock
+
+clean:  ## Remove caches and demo workspaces, keep .venv.
+	rm -rf .secateur .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage* build dist

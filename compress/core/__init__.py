@@ -1,0 +1,1 @@
+"""What every other module stands on: pieces, models, budgets, records and seeds."""
