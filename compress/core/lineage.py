@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from compress.core.registry import Family
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: (shape, num_classes) -> nn.Module with logits as output. Registered by the modules of `compress.models`.
 BUILDERS: Family[Callable[..., nn.Module]] = Family("builder", data=("shape", "num_classes"))

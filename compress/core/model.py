@@ -7,15 +7,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Self
 
 from compress.core.lineage import BUILDERS, Lineage, Step, rebuild
 from compress.core.random import seeded
 from compress.core.registry import Piece
 from compress.core.task import InputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -49,6 +49,8 @@ class Model:
         return cls(module.eval(), spec, lineage)
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
+        import torch
+
         with torch.inference_mode():
             return self.module.eval()(x_BCHW)
 

@@ -7,8 +7,10 @@ and a stage that was killed can make the generator of epoch 7 without replaying 
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derived_seed(seed: int, *path: str | int) -> int:
@@ -23,6 +25,8 @@ def derived_seed(seed: int, *path: str | int) -> int:
 
 def generator(seed: int, *path: str | int) -> torch.Generator:
     """Return a CPU generator for the place `path` under `seed`."""
+    import torch
+
     return torch.Generator().manual_seed(derived_seed(seed, *path))
 
 
@@ -36,8 +40,12 @@ class seeded:
         self._seed = derived_seed(seed, *path)
 
     def __enter__(self) -> None:
+        import torch
+
         self._state = torch.get_rng_state()
         torch.default_generator.manual_seed(self._seed)
 
     def __exit__(self, *_: object) -> None:
+        import torch
+
         torch.set_rng_state(self._state)

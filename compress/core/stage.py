@@ -160,8 +160,8 @@ def identity(
 ) -> tuple[Ref, dict[str, Any]]:
     """Return the name of the entry that this call makes, and the record behind it.
 
-    Equal calls have equal names, on every machine. The stage's `version` counts up when
-    its results change for equal arguments.
+    Equal calls have equal names, on every machine: where the data lies does not count, its
+    digest does. The stage's `version` counts up when its results change for equal arguments.
     """
     record = {
         "stage": stage,
@@ -170,5 +170,12 @@ def identity(
         "parents": dict(sorted(parents.items())),
         "task": task.identity() if task else None,
     }
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_without_place(record), sort_keys=True, separators=(",", ":"))
     return Ref(f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"), record
+
+
+def _without_place(record: dict[str, Any]) -> dict[str, Any]:
+    if record["task"] is None:
+        return record
+    piece = {key: value for key, value in record["task"]["piece"].items() if key != "root"}
+    return {**record, "task": {**record["task"], "piece": piece}}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING, Any
 
 from compress.core.random import generator
 from compress.core.registry import Family, Piece
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SPLITS = ("train", "validation", "test")
 
@@ -43,12 +43,16 @@ class InputSpec:
 
     def preprocess(self, images_BCHW: Tensor) -> Tensor:
         """Return float32 inputs (B, C, H, W) from uint8 pictures of the same height and width."""
+        import torch
+
         mean = torch.tensor(self.mean).view(1, -1, 1, 1)
         std = torch.tensor(self.std).view(1, -1, 1, 1)
         return (images_BCHW.float() / 255 - mean) / std
 
     def example(self, batch: int = 2) -> Tensor:
         """Return a fixed random input (batch, C, H, W) for tracing and parity."""
+        import torch
+
         return torch.randn(batch, *self.shape, generator=generator(0, "example", batch))
 
     def as_json(self) -> dict[str, Any]:
@@ -145,6 +149,8 @@ class Task:
             shuffle: Generator for order and augmentation. Without it: file order, no augmentation.
             limit: At most this many inputs (the first ones, or a random choice when shuffled).
         """
+        import torch
+
         part = self.split(split)
         order = torch.arange(len(part)) if shuffle is None else torch.randperm(len(part), generator=shuffle)
         for index in order[:limit].split(batch_size):
@@ -155,6 +161,8 @@ class Task:
 
     def loss(self, logits_BC: Tensor, target_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """Cross-entropy, a scalar."""
+        from torch.nn import functional
+
         return functional.cross_entropy(logits_BC, target_B, label_smoothing=label_smoothing)
 
     def correct(self, logits_BC: Tensor, target_B: Tensor) -> Tensor:

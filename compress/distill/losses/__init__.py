@@ -1,0 +1,6 @@
+"""Losses between a student and a teacher. Importing registers all of them."""
+
+from compress.distill.losses import hint, logits
+from compress.distill.losses.family import LOSSES, Taps
+
+__all__ = ["LOSSES", "Taps", "hint", "logits"]

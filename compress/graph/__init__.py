@@ -1,0 +1,1 @@
+"""The units of a network that must be cut together, and the only code that cuts them."""

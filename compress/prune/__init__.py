@@ -1,0 +1,1 @@
+"""Pruning: what channels are worth, how much each layer loses, and when."""

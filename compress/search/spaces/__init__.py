@@ -1,0 +1,1 @@
+"""FAMILY (module, x_BCHW) -> Space: what may vary."""

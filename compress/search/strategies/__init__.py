@@ -1,0 +1,1 @@
+"""FAMILY (space) -> optuna sampler: how the next candidate is chosen."""

@@ -1,0 +1,1 @@
+"""Everything that knows a platform: ONNX, ONNX Runtime, TensorRT, MLflow, S3."""

@@ -1,0 +1,239 @@
+"""What the components around the stages call: open the run, promote, write the page, close the run.
+
+They change what others see, so they are never cached; each of them may be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.core.layout import write_json
+from deploy.step import open_store, state_path, workspace_folder
+
+if TYPE_CHECKING:
+    from deploy.mlflow_store import MlflowStore
+    from deploy.report import ReportData
+
+#: Name of the alias behind a registered model's name that a teacher may be given by.
+REGISTERED = "models:/"
+
+
+def resolve(
+    task: str,
+    teacher: str,
+    workspace: str,
+    budgets: str,
+    run_name: str,
+    tracking_uri: str,
+    pipeline_run: str,
+) -> dict[str, str]:
+    """Pin the data and the teacher, check every configuration, and open the run of the pipeline.
+
+    Args:
+        task: Name or JSON of a task.
+        teacher: Entry, alias or "models:/name@alias"; empty to train one.
+        workspace: Folder of the local store.
+        budgets: JSON list: name and stage configurations of each student.
+        run_name: Name of the run in MLflow.
+        tracking_uri: MLflow; empty for the environment's, or a file in the workspace.
+        pipeline_run: Identity of this run of the pipeline.
+
+    Returns:
+        task (JSON of piece and digest), teacher_ref, parent_run, data_digest.
+
+    Raises:
+        ValueError: A task, teacher, option or piece that does not exist; before any work is spent.
+    """
+    from compress.run import task_of
+    from deploy.tracking import open_parent
+
+    found = task_of(task)
+    students = json.loads(budgets)
+    check_students(students)
+    store = open_store(workspace, tracking_uri=tracking_uri)
+    teacher_ref = store.resolve(teacher.removeprefix(REGISTERED)) if teacher else ""
+    if teacher_ref:
+        found.check_fits(store.get(teacher_ref).model.input)
+    parent_run = open_parent(
+        store.uri,
+        f"secateur-{found.name}",
+        run_name or f"compress-{found.name}",
+        {"kfp.run_id": pipeline_run, "secateur.task": found.name, "secateur.data_digest": found.digest},
+        pending=store.pending,
+    )
+    names = [student["name"] for student in students]
+    state = {"parent_run": parent_run, "uri": store.uri, "task": found.name, "students": names, "verdict": "error"}
+    write_json(state_path(workspace, pipeline_run), state)
+    pinned = json.dumps(found.identity(), sort_keys=True)
+    return {"task": pinned, "teacher_ref": teacher_ref, "parent_run": parent_run, "data_digest": found.digest}
+
+
+def check_students(students: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError for a student whose name is not unique or whose configurations do not parse."""
+    from compress import catalogue
+    from compress.core.registry import UnknownName
+    from compress.core.stage import STAGES
+
+    catalogue.load()
+    names = [student.get("name", "") for student in students]
+    if not all(names) or len(set(names)) != len(names):
+        raise ValueError(f"budgets: every student needs a name of its own; got {names}.")
+    for student in students:
+        for stage, config in student.items():
+            if stage == "name" or config == "off":
+                continue
+            if stage not in STAGES:
+                raise UnknownName.among(f"stage in budget {student['name']!r}:", stage, STAGES)
+            STAGES[stage].extra["config"].from_json(config)
+
+
+def promote_step(
+    candidates: Sequence[Mapping[str, Any]],
+    *,
+    workspace: str,
+    parent_run: str,
+    model_name: str,
+    tracking_uri: str,
+) -> dict[str, Any]:
+    """Promote the candidate with the largest measured speed-up among those that passed their gate.
+
+    Args:
+        candidates: Answers of the gates: ref, passed, label, evaluation.
+        workspace: Folder of the local store.
+        parent_run: MLflow run of the pipeline.
+        model_name: Registered model that gets the version.
+        tracking_uri: MLflow; empty for the environment's, or a file in the workspace.
+
+    Returns:
+        ref of the promoted export, promoted, version, verdict, metrics and what `deploy.promote` says.
+    """
+    from compress import catalogue
+    from deploy.promote import promote
+    from deploy.tracking import metrics_of
+
+    catalogue.load()
+    store = open_store(workspace, tracking_uri=tracking_uri, parent_run=parent_run)
+    passed = [candidate for candidate in candidates if candidate["passed"]]
+    if not passed:
+        return {"ref": "", "promoted": False, "version": "", "verdict": "no student passed its gate", "metrics": {}}
+    best = max(passed, key=lambda candidate: measured_speedup(store, candidate))
+    evaluation = store.record(best["evaluation"])
+    parents = evaluation["identity"]["parents"]
+    answer = promote(
+        store, store.uri, model_name, parents["model"], best["ref"], parents.get("cascade"), parent_run=parent_run
+    )
+    said = "; ".join(answer["reasons"]) or f"version {answer['version']} is the champion"
+    verdict = f"{best['label']}: {said}"
+    _remember(workspace, parent_run, {"promotion": answer})
+    metrics = metrics_of(evaluation["report"])
+    return {"ref": parents["model"], "verdict": verdict, "metrics": metrics, **answer}
+
+
+def measured_speedup(store: MlflowStore, candidate: Mapping[str, Any]) -> float:
+    """Return the paired speed-up by which the candidate's gate judged it."""
+    gate = store.record(candidate["ref"])
+    checks = {check["name"]: check for check in gate["report"]["checks"]}
+    return float(checks["speedup"]["value"] or 0.0)
+
+
+def report_step(refs: str, *, workspace: str, parent_run: str) -> dict[str, Any]:
+    """Write the page about all students.
+
+    Args:
+        refs: JSON: teacher (entry), candidates (answers of the gates).
+        workspace: Folder of the local store; the page is written into its `reports`.
+        parent_run: MLflow run of the pipeline.
+
+    Returns:
+        path of the page, html (its text).
+    """
+    given = json.loads(refs)
+    path = workspace_folder(workspace) / "reports" / (parent_run or "latest") / "index.html"
+    passed = any(candidate["passed"] for candidate in given["candidates"])
+    facts = {"report": str(path), "verdict": "pass" if passed else "fail"}
+    _remember(workspace, parent_run, facts | {"candidates": given["candidates"], "teacher": given["teacher"]})
+    store = open_store(workspace, parent_run=parent_run)
+    _write_page(store, _recall(workspace, parent_run))
+    return {"path": str(path), "html": path.read_text()}
+
+
+def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: str, error: str) -> dict[str, Any]:
+    """Close the run of the pipeline with a verdict, whatever happened.
+
+    Args:
+        pipeline_run: Identity of this run of the pipeline.
+        workspace: Folder of the local store.
+        tracking_uri: MLflow; empty for the environment's, or a file in the workspace.
+        status: State of the pipeline as Kubeflow calls it ("SUCCEEDED", "FAILED", …).
+        error: Message of what failed, or empty.
+
+    Returns:
+        verdict ("pass", "fail" or "error") and path of the page.
+    """
+    from deploy.report import final_metrics, note_markdown
+    from deploy.tracking import close_parent
+
+    opened = state_path(workspace, pipeline_run)
+    if not opened.is_file():
+        return {"verdict": "error", "path": ""}
+    state = json.loads(opened.read_text())
+    is_done = status.upper() == "SUCCEEDED" and "report" in state
+    store = open_store(workspace, tracking_uri=tracking_uri or state["uri"])
+    try:
+        data = _write_page(store, state) if "report" in state else None
+    except (KeyError, ValueError, OSError) as trouble:
+        data, error = None, f"{error}\nThe page could not be written: {trouble}".strip()
+    note = note_markdown(data) if data else "The pipeline ended before anything was judged."
+    verdict = state["verdict"] if is_done else "error"
+    pages = sorted(Path(state["report"]).parent.iterdir()) if data else []
+    close_parent(
+        store.uri,
+        state["parent_run"],
+        verdict=verdict,
+        status="FINISHED" if is_done else "FAILED",
+        metrics=final_metrics(data) if data else {},
+        note_markdown=f"{note}\n\n```\n{error}\n```" if error else note,
+        artifacts={f"report/{page.name}": page for page in pages},
+        pending=store.pending,
+    )
+    return {"verdict": verdict, "path": state.get("report", "")}
+
+
+def _write_page(store: MlflowStore, state: Mapping[str, Any]) -> ReportData:
+    from deploy.promote import pull_commands
+    from deploy.report import write_report
+    from deploy.tracking import ui_command
+
+    promotion = state.get("promotion") or {}
+    candidates = state["candidates"]
+    refs = {
+        "train": [state["teacher"]],
+        "evaluate": [candidate["evaluation"] for candidate in candidates],
+        "gate": [candidate["ref"] for candidate in candidates],
+    }
+    return write_report(
+        store,
+        refs,
+        state["report"],
+        promotion=promotion,
+        pull=pull_commands(promotion["name"], store.uri) if promotion.get("promoted") else {},
+        tracking={"uri": store.uri, "ui": ui_command(store.uri), "parent_run": state["parent_run"]},
+    )
+
+
+def _states(workspace: str, parent_run: str) -> list[Path]:
+    paths = (workspace_folder(workspace) / "runs").glob("*.json")
+    return [path for path in paths if json.loads(path.read_text())["parent_run"] == parent_run]
+
+
+def _remember(workspace: str, parent_run: str, facts: Mapping[str, Any]) -> None:
+    for path in _states(workspace, parent_run):
+        write_json(path, json.loads(path.read_text()) | dict(facts))
+
+
+def _recall(workspace: str, parent_run: str) -> dict[str, Any]:
+    found = _states(workspace, parent_run)
+    return json.loads(found[0].read_text()) if found else {}

@@ -1,0 +1,195 @@
+"""Promotion: the one step that changes what others use. Nothing moves unless the gate passed.
+
+It is a side effect, so it is no stage and is never found in a cache; asking twice for the same promotion
+changes nothing the second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.core.stage import Ref
+from compress.store import ModelStore
+from deploy.package import DEMOTED, build_package
+from deploy.tracking.connection import Unreachable, retrying
+from deploy.tracking.destination import OFFLINE, Destination, clipped, experiment_id, surrounding_tags
+from deploy.tracking.names import metrics_of
+from deploy.tracking.pull import EXAMPLE
+from deploy.tracking.registry import register, version_of
+from deploy.tracking.stage_run import REF_TAG, find_model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+PACKAGE_TAG = "secateur.package"
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+
+def promote(
+    store: ModelStore,
+    uri: str,
+    name: str,
+    export_ref: str,
+    gate_ref: str,
+    cascade_ref: str | None = None,
+    parent_run: str = "",
+    experiment: str = "secateur",
+) -> dict[str, Any]:
+    """Register the package of a model and make it the champion, if its gate passed.
+
+    Args:
+        store: Holds the entries.
+        uri: Tracking and registry URI.
+        name: Registered model to add a version to.
+        export_ref: Entry with model and ONNX files.
+        gate_ref: Entry with the verdict on that export.
+        cascade_ref: Entry of the cascade to pack in, or None.
+        parent_run: Run that the package is logged under.
+        experiment: Used when there is no parent run.
+
+    Returns:
+        promoted, already, name, version, previous, model_id, reasons, pull (commands).
+    """
+    gate = store.record(Ref(gate_ref))
+    if reasons := _objections(store, gate, export_ref):
+        return _answer(name, reasons=reasons)
+    evaluation = store.record(Ref(gate["identity"]["parents"]["evaluation"]))
+    cascade = "" if gate["report"].get("cascade") == DEMOTED else cascade_ref or ""
+    refs = {"export": export_ref, "gate": gate_ref, "evaluation": evaluation["ref"], "cascade": cascade}
+    identity = hashlib.sha256(json.dumps(refs, sort_keys=True).encode()).hexdigest()[:16]
+    run = "" if parent_run.startswith(OFFLINE) else parent_run
+    destination = Destination(uri=uri, experiment=experiment, parent_run=run)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "package"
+
+        def work(client: MlflowClient) -> dict[str, Any]:
+            if not folder.is_dir():
+                build_package(store, folder, refs, name=name)
+            return _move(client, destination, name, identity, refs, evaluation["report"], folder)
+
+        try:
+            return retrying(uri, work)
+        except Unreachable as error:
+            return _answer(name, reasons=[f"{error} The champion is unchanged; run the pipeline again to promote."])
+
+
+def pull_commands(name: str, uri: str) -> dict[str, str]:
+    """Return how to get the champion: with this project, with MLflow alone, and in Python."""
+    return {
+        "secateur": f"python -m deploy.tracking pull models:/{name}@{CHAMPION} --to {name} --uri {uri}",
+        "mlflow": f"MLFLOW_TRACKING_URI={uri} mlflow artifacts download -u models:/{name}@{CHAMPION} -d {name}",
+        "python": (
+            "from deploy.tracking.pull import load, pull\n\n"
+            f'folder = pull("models:/{name}@{CHAMPION}", "{name}", uri="{uri}")\n'
+            "model = load(folder)  # torch; hashes checked, no pickle\n\n"
+            "import onnxruntime\n\n"
+            'session = onnxruntime.InferenceSession(folder / "files" / "model.onnx")'
+        ),
+    }
+
+
+def _objections(store: ModelStore, gate: Mapping[str, Any], export_ref: str) -> list[str]:
+    from deploy.report.markdown import failed_reasons
+
+    if not gate["report"].get("passed"):
+        return failed_reasons(gate["report"])
+    evaluation = store.record(Ref(gate["identity"]["parents"]["evaluation"]))
+    judged = evaluation["identity"]["parents"].get("model")
+    if judged != export_ref:
+        return [f"gate {gate['ref']} judged {judged}, not {export_ref}: name the export that it judged."]
+    return []
+
+
+def _move(
+    client: MlflowClient,
+    destination: Destination,
+    name: str,
+    identity: str,
+    refs: Mapping[str, str],
+    report: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    before = version_of(client, name, CHAMPION)
+    if before is not None and before.tags.get(PACKAGE_TAG) == identity:
+        return _answer(name, version=before, previous=before.tags.get("secateur.previous_champion", ""), already=True)
+    previous = str(before.version) if before is not None else ""
+    tags = {
+        PACKAGE_TAG: identity,
+        REF_TAG: refs["export"],
+        "secateur.gate": refs["gate"],
+        "secateur.cascade": refs["cascade"],
+        "secateur.verdict": "pass",
+        "secateur.previous_champion": previous,
+    }
+    version = _version(client, destination, name, clipped(surrounding_tags() | tags), report, folder)
+    client.set_registered_model_alias(name, CHALLENGER, version.version)
+    now = version_of(client, name, CHAMPION)
+    if (str(now.version) if now is not None else "") != previous:
+        moved = now.version if now is not None else "none"
+        reason = f"somebody else made version {moved} the champion meanwhile: compare, then promote again."
+        return _answer(name, version=version, previous=previous, reasons=[reason], is_promoted=False)
+    client.set_registered_model_alias(name, CHAMPION, version.version)
+    if parent := destination.parent_run:
+        client.set_tag(parent, "secateur.promoted", f"models:/{name}/{version.version}")
+    return _answer(name, version=version, previous=previous)
+
+
+def _version(
+    client: MlflowClient,
+    destination: Destination,
+    name: str,
+    tags: Mapping[str, str],
+    report: Mapping[str, Any],
+    folder: Path,
+) -> ModelVersion:
+    from mlflow.entities import LoggedModelStatus, Metric
+    from mlflow.models import Model as Description
+
+    experiment = experiment_id(client, destination)
+    model = find_model(client, [experiment], {PACKAGE_TAG: tags[PACKAGE_TAG]})
+    if model is None:
+        run_id = destination.parent_run or str(client.create_run(experiment, run_name=f"promote-{name}").info.run_id)
+        package_tags = {key: value for key, value in tags.items() if key != REF_TAG}
+        model = client.create_logged_model(
+            experiment, name=name, source_run_id=run_id, tags=package_tags, model_type="secateur-package"
+        )
+        description = Description(model_id=model.model_id, run_id=run_id)
+        description.add_flavor("secateur", format=1, ref=tags[REF_TAG], model="model", example=EXAMPLE)
+        description.save(str(folder / "MLmodel"))
+        client.log_model_artifacts(model.model_id, str(folder))
+        model = client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        numbers = [Metric(key, value, model.creation_timestamp, 0, model_id=model.model_id, run_id=run_id)
+                   for key, value in metrics_of(report).items()]  # fmt: skip
+        client.log_batch(run_id, metrics=numbers)
+        if not destination.parent_run:
+            client.set_terminated(run_id, "FINISHED")
+    readme = (folder / "README.md").read_text()
+    return register(client, name, model.model_id, run_id=model.source_run_id or "", tags=tags, description=readme)
+
+
+def _answer(
+    name: str,
+    *,
+    version: ModelVersion | None = None,
+    previous: str = "",
+    reasons: list[str] | None = None,
+    already: bool = False,
+    is_promoted: bool | None = None,
+) -> dict[str, Any]:
+    promoted = version is not None if is_promoted is None else is_promoted
+    said = reasons or ([f"version {version.version} is the champion already"] if already and version else [])
+    return {
+        "promoted": promoted,
+        "already": already,
+        "name": name,
+        "version": str(version.version) if version is not None else "",
+        "previous": previous,
+        "model_id": (version.source or "").removeprefix("models:/") if version is not None else "",
+        "reasons": said,
+    }

@@ -1,0 +1,1 @@
+"""Runtimes beyond torch. Each module registers one piece of the family `runtime`."""

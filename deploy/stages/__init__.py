@@ -1,0 +1,1 @@
+"""Stages that need a platform. They assemble pieces and contain no idea."""

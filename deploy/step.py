@@ -1,0 +1,129 @@
+"""What the components of stages call: one stage of a pipeline run, from texts to texts.
+
+Work that is finished is found again without importing torch or MLflow: the literal request leads
+to the entry that answered it, as long as the library's source is the same. Any other request goes
+through `run_stage`, whose identity knows better.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.core.layout import has_entry, read_record, request_key, write_json
+
+if TYPE_CHECKING:
+    from deploy.mlflow_store import MlflowStore
+
+OFF = "off"
+#: Kubeflow's identity of the pipeline run, set where it may not be an argument that the cache looks at.
+PIPELINE_RUN = "SECATEUR_PIPELINE_RUN"
+
+
+def workspace_folder(workspace: str) -> Path:
+    """Return the folder that a run works in: the argument, or SECATEUR_WORKSPACE, or `.secateur`."""
+    return Path(workspace or os.environ.get("SECATEUR_WORKSPACE", ".secateur")).absolute()
+
+
+def open_store(workspace: str, *, tracking_uri: str = "", parent_run: str = "") -> MlflowStore:
+    """Return the workspace's local store, mirrored to MLflow."""
+    from compress.store import LocalStore
+    from deploy.mlflow_store import MlflowStore
+
+    folder = workspace_folder(workspace)
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    return MlflowStore(LocalStore(folder / "store"), uri, parent_run=parent_run)
+
+
+def state_path(workspace: str, pipeline_run: str) -> Path:
+    """Return the file that the steps of one run of the pipeline share."""
+    name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in pipeline_run) or "run"
+    return workspace_folder(workspace) / "runs" / f"{name}.json"
+
+
+def surrounding_parent(workspace: str) -> str:
+    """Return the MLflow run of the pipeline that this process belongs to, or nothing."""
+    path = state_path(workspace, os.environ.get(PIPELINE_RUN, ""))
+    return str(json.loads(path.read_text())["parent_run"]) if path.is_file() else ""
+
+
+def run_step(
+    stage: str,
+    *,
+    config: str,
+    parents: Mapping[str, str],
+    task: str,
+    workspace: str,
+    parent_run: str,
+    label: str = "",
+    when_off: str = "model",
+) -> dict[str, Any]:
+    """Run one stage, or find its result.
+
+    Args:
+        stage: Name of a registered stage.
+        config: The stage's configuration as JSON, or "off" to leave the stage out.
+        parents: Refs by role; empty ones are left out.
+        task: JSON that `resolve` made (piece and digest).
+        workspace: Folder of the local store and MLflow's default database.
+        parent_run: MLflow run that this step belongs to; empty: found by SECATEUR_PIPELINE_RUN, or none.
+        label: Name of the budget, for people.
+        when_off: Role whose ref is passed on when the stage is off; empty for no ref at all.
+
+    Returns:
+        ref, reused, seconds, report, folder and metrics (the report's numbers, flat).
+    """
+    given = {role: ref for role, ref in parents.items() if ref}
+    if config.strip() == OFF:
+        return {**_nothing(), "ref": given.get(when_off, ""), "report": {"note": f"{stage} is off"}}
+    folder = workspace_folder(workspace)
+    request = {"stage": stage, "config": config, "parents": given, "task": task}
+    memo = folder / "requests" / f"{request_key(request)}.json"
+    root = folder / "store"
+    ref = json.loads(memo.read_text())["ref"] if memo.is_file() else ""
+    if ref and has_entry(root, ref):
+        return _step(root, ref, is_reused=True)
+    print(f"{stage}: starting", file=sys.stderr, flush=True)
+    from compress.core.stage import Ref
+    from compress.run import run_stage, task_of
+
+    store = open_store(workspace, parent_run=parent_run or surrounding_parent(workspace))
+    refs = {role: Ref(ref) for role, ref in given.items()}
+    outcome = run_stage(stage, config, refs, task_of(task) if task else None, store)
+    write_json(memo, {"ref": outcome.entry.ref, "request": request})
+    return _step(root, outcome.entry.ref, is_reused=outcome.is_reused)
+
+
+def _nothing() -> dict[str, Any]:
+    return {"ref": "", "reused": True, "seconds": 0.0, "report": {}, "folder": "", "metrics": {}}
+
+
+def _step(root: Path, ref: str, *, is_reused: bool) -> dict[str, Any]:
+    record = read_record(root, ref)
+    return {
+        "ref": ref,
+        "reused": is_reused,
+        "seconds": record["seconds"],
+        "report": record["report"],
+        "folder": str(root / "entries" / ref),
+        "metrics": flat_numbers(record["report"]),
+    }
+
+
+def flat_numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the numbers of a report, nested names joined by a slash; lists are left out.
+
+    >>> flat_numbers({"cost": {"macs": 10}, "passed": True, "note": "x"})
+    {'cost/macs': 10.0, 'passed': 1.0}
+    """
+    found: dict[str, float] = {}
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            found |= flat_numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            found[f"{prefix}{key}"] = float(value)
+    return found

@@ -1,0 +1,208 @@
+"""Reaching an MLflow server: one client a URI, short timeouts, few retries, a message that says what to do."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+
+#: HTTP status codes that another attempt will not change.
+FINAL_STATUS = (400, 401, 403, 404, 405)
+
+#: MLflow's own settings while we talk to it: no telemetry, no bars in a log.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+#: Unless the user has set them: MLflow's own retries would take minutes.
+STEADY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+
+
+class Unreachable(ConnectionError):
+    """MLflow did not answer, or refused. Says the URI and the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long to try.
+
+    Attributes:
+        total_s: No attempt starts later than this after the first one.
+        attempts: At most this many.
+        timeout_s: Of the one small request that asks whether the server is there.
+        first_delay_s: Pause after the first failure; doubles each time, times a random 0.5 … 1.5.
+    """
+
+    total_s: float = 10.0
+    attempts: int = 4
+    timeout_s: float = 3.0
+    first_delay_s: float = 0.5
+
+    @classmethod
+    def from_environment(cls) -> Patience:
+        """Read SECATEUR_MLFLOW_{TOTAL_S,ATTEMPTS,TIMEOUT_S,FIRST_DELAY_S}."""
+
+        def number(name: str, default: float) -> float:
+            text = os.environ.get(f"SECATEUR_MLFLOW_{name}", "")
+            try:
+                return float(text or default)
+            except ValueError as error:
+                raise ValueError(f"SECATEUR_MLFLOW_{name}={text!r}: write a number, for example {default}.") from error
+
+        return cls(
+            total_s=number("TOTAL_S", cls.total_s),
+            attempts=max(1, int(number("ATTEMPTS", cls.attempts))),
+            timeout_s=max(1.0, number("TIMEOUT_S", cls.timeout_s)),
+            first_delay_s=number("FIRST_DELAY_S", cls.first_delay_s),
+        )
+
+
+def default_uri(workspace: str | Path) -> str:
+    """Return MLFLOW_TRACKING_URI, or a SQLite file in `workspace` that needs no server."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(workspace).absolute() / 'mlflow.db'}"
+
+
+def artifact_location(uri: str) -> str | None:
+    """Return where a SQLite store keeps artifacts (`mlartifacts` next to it); a server decides itself."""
+    database = database_file(uri)
+    return (database.parent / "mlartifacts").as_uri() if database else None
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file of a SQLite URI, else None.
+
+    >>> str(database_file("sqlite:////data/mlflow.db"))
+    '/data/mlflow.db'
+    """
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
+def ui_command(uri: str, port: int = 5000) -> str:
+    """Return what shows this store in a browser: a command for SQLite, the address of a server otherwise."""
+    database = database_file(uri)
+    return f"mlflow ui --backend-store-uri sqlite:///{database} --port {port}" if database else f"open {uri}"
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def connected(uri: str, patience: Patience | None = None) -> Iterator[MlflowClient]:
+    """Yield a client that has answered once; inside, MLflow's own defaults point at `uri` too.
+
+    Raises:
+        Unreachable: The first request failed; nothing was retried here (see `retrying`).
+    """
+    patience = patience or Patience.from_environment()
+    chosen = {name: value for name, value in STEADY.items() if name not in os.environ}
+    with environment({"MLFLOW_TRACKING_URI": uri, **QUIET, **chosen}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+
+        _hush()
+        before = (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        try:
+            yield _answering(uri, patience)
+        finally:
+            mlflow.set_tracking_uri(before[0])
+            mlflow.set_registry_uri(before[1])
+
+
+def retrying(uri: str, work: Callable[[MlflowClient], T], patience: Patience | None = None) -> T:
+    """Return `work(client)`, tried again with exponentially growing, jittered pauses.
+
+    `work` must be safe to repeat.
+
+    Raises:
+        Unreachable: After the last attempt, or at once when another one cannot help.
+    """
+    patience, troubles = patience or Patience.from_environment(), _troubles()
+    start, delay_s = time.monotonic(), patience.first_delay_s
+    for attempt in range(1, patience.attempts + 1):
+        try:
+            with connected(uri, patience) as client:
+                return work(client)
+        except troubles as error:
+            pause_s = delay_s * (0.5 + secrets.randbelow(1001) / 1000)
+            is_late = time.monotonic() - start + pause_s > patience.total_s
+            if attempt == patience.attempts or is_late or _is_final(error):
+                raise Unreachable(_explain(uri, error, attempt, time.monotonic() - start)) from error
+            time.sleep(pause_s)
+            delay_s *= 2
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+def _answering(uri: str, patience: Patience) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    database = database_file(uri)
+    if database is None:
+        limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(patience.timeout_s))}
+        with environment(limits):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+        return client
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with (database.parent / f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _troubles() -> tuple[type[Exception], ...]:
+    """Return what an unreachable or refusing MLflow raises; imports it, which is not counted as waiting."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, OSError)
+
+
+def _is_final(error: Exception) -> bool:
+    status = getattr(error, "get_http_status_code", lambda: 0)()
+    return status in FINAL_STATUS
+
+
+def _explain(uri: str, error: Exception, attempts: int, seconds: float) -> str:
+    reason = " ".join(str(error).split())
+    hint = "start it, or set MLFLOW_TRACKING_URI to one that runs"
+    if "Invalid Host header" in reason:
+        hint = "the server refuses this host name: start it with --allowed-hosts (MLFLOW_SERVER_ALLOWED_HOSTS)"
+    elif "401" in reason or "403" in reason:
+        hint = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    tries = "once" if attempts == 1 else f"{attempts} times in {seconds:.0f} s"
+    return f"MLflow at {uri} cannot be used (tried {tries}): {reason[:300]}. To repair: {hint}."
+
+
+def _hush() -> None:
+    """Keep database migrations and lineage notes out of the log of a pipeline."""
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,97 @@
+"""From MLflow to a folder: entries and packages, every file checked before it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.core.layout import RECORD
+from compress.core.model import CorruptModel, check_manifest, sha256_of
+from deploy.tracking.destination import find_run
+from deploy.tracking.stage_run import ENTRY_TAG, REF_TAG, find_model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+#: What MLflow adds to a folder of artifacts.
+FOREIGN = ("MLmodel", "registered_model_meta")
+
+
+def locate(client: MlflowClient, ref: str) -> str | None:
+    """Return where MLflow keeps the complete entry `ref` ("models:/m-…" or "runs:/…/entry"), or None."""
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    if (model := find_model(client, experiments, {REF_TAG: ref})) is not None:
+        return f"models:/{model.model_id}"
+    for experiment in experiments:
+        if run_id := find_run(client, experiment, {REF_TAG: ref}):
+            location = client.get_run(run_id).data.tags.get(ENTRY_TAG)
+            if location:
+                return str(location)
+    return None
+
+
+def download(uri: str, location: str, folder: Path) -> Path:
+    """Download artifacts into `folder`, which is made, and return where they lie."""
+    from mlflow.artifacts import download_artifacts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = Path(download_artifacts(location, dst_path=str(folder), tracking_uri=uri, registry_uri=uri))
+    for name in FOREIGN:
+        (found / name).unlink(missing_ok=True)
+    return found
+
+
+def check_entry(folder: Path, ref: str) -> dict[str, Any]:
+    """Return the record of a downloaded entry, all of whose files are as recorded.
+
+    Raises:
+        CorruptModel: The record belongs to another entry, or a file is missing, strange or changed.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise CorruptModel(f"{ref}: {RECORD} is missing from the download; push the entry again.")
+    record: dict[str, Any] = json.loads(path.read_text())
+    if record.get("ref") != ref or not _is_named_after(record, ref):
+        raise CorruptModel(f"{ref}: the record that was downloaded is that of {record.get('ref')!r}.")
+    check_files(folder, {name: facts["sha256"] for name, facts in record["files"].items()}, also=(RECORD,))
+    if (folder / "model").is_dir():
+        check_manifest(folder / "model")
+    return record
+
+
+def check_files(folder: Path, digests: Mapping[str, str], *, also: tuple[str, ...] = ()) -> None:
+    """Raise CorruptModel unless `folder` holds exactly `digests` (SHA-256 by relative name) and `also`."""
+    root = folder.resolve()
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    if strange := found - set(digests) - set(also):
+        raise CorruptModel(f"{folder} holds files that nobody recorded: {', '.join(sorted(strange)[:5])}.")
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(root):
+            raise CorruptModel(f"{name!r} points outside of {folder}: the record was tampered with.")
+        if not path.is_file() or sha256_of(path) != digest:
+            raise CorruptModel(f"{path} is missing or was changed after it was saved: fetch it again.")
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Move a complete folder to its place in one step; one that is there already stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_named_after(record: Mapping[str, Any], ref: str) -> bool:
+    """Return whether `ref` ends in the hash of the recorded identity (imported models: of their weights)."""
+    identity = record.get("identity", {})
+    if identity.get("stage") == "imported":
+        return True
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return ref == f"{identity.get('stage')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

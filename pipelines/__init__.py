@@ -1,0 +1,1 @@
+"""Kubeflow pipelines: one file a DAG, no logic."""

@@ -1,0 +1,89 @@
+"""Where tasks run: what Kubeflow wants to know when a pipeline is compiled, and how it is put on a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kfp import kubernetes
+
+#: Where the shared volume appears in every task.
+MOUNT = "/workspace"
+#: Tells a task which pipeline run it belongs to. The environment is no part of Kubeflow's cache key.
+RUN_VARIABLE = "SECATEUR_PIPELINE_RUN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Facts that the compiled pipeline holds as constants.
+
+    Attributes:
+        is_cluster: Whether to write Kubernetes settings at all; `kfp.local` knows none of them.
+        is_cached: Whether Kubeflow may skip a stage that it ran before with the same values.
+        num_retries: How often a failed task is tried again.
+        backoff_s: Seconds before the first new try; doubles each time, up to ten minutes.
+        parallelism: Budgets at the same time; 0 for all. Latency wants an idle machine: 1 on a laptop.
+        shared_memory: Size of /dev/shm, which PyTorch's loader processes need.
+        workspace_claim: Volume claim (read-write-many) that is mounted at /workspace.
+        config_map: Optional ConfigMap with MLFLOW_TRACKING_URI and AWS_ENDPOINT_URL.
+        secret: Optional Secret with the keys of `SECRET_KEYS`.
+    """
+
+    is_cluster: bool = True
+    is_cached: bool = True
+    num_retries: int = 2
+    backoff_s: int = 30
+    parallelism: int = 0
+    shared_memory: str = "2Gi"
+    workspace_claim: str = "secateur-workspace"
+    config_map: str = "secateur"
+    secret: str = "secateur"
+
+
+CLUSTER = Placement()
+LOCAL = Placement(is_cluster=False, is_cached=False, num_retries=0, parallelism=1)
+
+CONFIG_KEYS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+SECRET_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+
+
+def place(task: Any, placement: Placement, *, is_cached: bool = False) -> Any:
+    """Give a task its volume, its environment, its retries and its caching; return it.
+
+    Args:
+        task: Task of a pipeline.
+        placement: Constants of the compiled pipeline.
+        is_cached: Whether an earlier result for the same values will do.
+    """
+    task.set_caching_options(is_cached and placement.is_cached)
+    if placement.num_retries:
+        task.set_retry(placement.num_retries, f"{placement.backoff_s}s", 2.0, "600s")
+    if placement.is_cluster:
+        kubernetes.mount_pvc(task, placement.workspace_claim, MOUNT)
+        kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
+        kubernetes.use_config_map_as_env(task, placement.config_map, {key: key for key in CONFIG_KEYS}, optional=True)
+        kubernetes.use_secret_as_env(task, placement.secret, {key: key for key in SECRET_KEYS}, optional=True)
+    return task
+
+
+def place_heavy(task: Any, placement: Placement, hardware: dict[str, Any]) -> Any:
+    """Give a stage what `place` gives, the cache, and the hardware that the run asks for; return it.
+
+    Args:
+        task: Task of a pipeline.
+        placement: Constants of the compiled pipeline.
+        hardware: Pipeline parameters: gpu_type, gpu_limit, node_selector, tolerations.
+    """
+    place(task, placement, is_cached=True)
+    if placement.is_cluster:
+        task.set_accelerator_type(hardware["gpu_type"]).set_accelerator_limit(hardware["gpu_limit"])
+        kubernetes.add_node_selector_json(task, hardware["node_selector"])
+        kubernetes.add_toleration_json(task, hardware["tolerations"])
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", placement.shared_memory)
+    return task

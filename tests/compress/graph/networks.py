@@ -1,0 +1,69 @@
+"""Networks that between them hold every structure that a cut has to follow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.random import generator, seeded
+from compress.graph.groups import ChannelGroup
+from compress.models.resnet_cifar import resnet_cifar
+from tests.toys import ToyNet
+
+SMALL = {"toy": (1, 8), "resnet20": (3, 16), "plain": (2, 8)}
+TORCHVISION = ("resnet18", "mobilenet_v2", "vgg11_bn", "densenet121", "efficientnet_b0")
+
+
+class Plain(nn.Module):
+    """Concatenation, flatten, depthwise and transposed convolution, PReLU, gate, bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 6, 3, padding=1)
+        self.act = nn.PReLU(6)
+        self.b = nn.Conv2d(6, 4, 3, padding=1)
+        self.up = nn.ConvTranspose2d(10, 6, 2, stride=2)
+        self.depthwise = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6)
+        self.gate = nn.Linear(6, 6)
+        self.linear = nn.Linear(6 * 64, 3)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        a = self.act(self.a(x_BCHW))
+        y = torch.cat([a, torch.relu(self.b(a))], 1)
+        y = torch.relu(self.depthwise(torch.relu(self.up(y))))
+        y = y * torch.sigmoid(self.gate(y.mean((2, 3))))[:, :, None, None]
+        return self.linear(y.flatten(1))
+
+
+def network(name: str) -> tuple[nn.Module, Tensor]:
+    """Return a network with random weights and batch statistics, in evaluation mode, and an input."""
+    with seeded(1, name):
+        if name == "toy":
+            module: nn.Module = ToyNet(1, 3)
+        elif name == "plain":
+            module = Plain()
+        elif name == "resnet20":
+            module = resnet_cifar((3, 16, 16), 10, depth=20)
+        else:
+            import torchvision
+
+            module = getattr(torchvision.models, name)(num_classes=10)
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.2)
+                layer.running_var.uniform_(0.5, 1.5)
+                nn.init.uniform_(layer.weight, 0.5, 1.5)
+                nn.init.normal_(layer.bias, 0, 0.2)
+    channels, pixels = SMALL.get(name, (3, 64))
+    return module.eval(), torch.randn(2, channels, pixels, pixels, generator=generator(2, name))
+
+
+def random_masks(groups: tuple[ChannelGroup, ...], seed: int) -> dict[str, Tensor]:
+    """Keep a random number of random channels of each group, at least one."""
+    draw = generator(seed, "masks")
+    kept = {}
+    for group in groups:
+        mask_C = torch.rand(group.num_channels, generator=draw) < 0.2 + 0.7 * torch.rand(1, generator=draw)
+        mask_C[int(torch.randint(group.num_channels, (1,), generator=draw))] = True
+        kept[group.name] = mask_C
+    return kept

@@ -1,0 +1,43 @@
+"""Budgets that pruning can keep."""
+
+import pytest
+import torch
+from torch import nn
+
+from compress.core.budget import Budget, Cost
+from compress.graph.cost_model import CostModel
+from compress.graph.groups import trace_groups
+from compress.prune.allocators import ALLOCATORS
+from compress.prune.spending import countable, limits_at, spending
+
+
+def test_only_what_can_be_counted():
+    assert countable("macs=0.5, params=0.4").macs == 0.5
+    for name in ("latency_ms", "size_bytes", "peak_memory_bytes"):
+        with pytest.raises(ValueError, match=f"cannot be steered by {name} yet"):
+            countable(f"{name}=0.5")
+    with pytest.raises(ValueError, match="Did you mean 'macs'"):
+        countable("mac=0.5")
+
+
+def test_limits_go_from_the_start_to_the_target():
+    start, target = Cost(macs=100, params=10), Budget(macs=60, params=20)
+    assert limits_at(0.25, start, target) == {"macs": 90.0, "params": 20}
+    assert limits_at(1.0, start, target) == {"macs": 60, "params": 20}
+
+
+def test_two_limits_hold_at_once():
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.Flatten(), nn.Linear(16 * 36, 4))
+    x_BCHW = torch.randn(1, 3, 8, 8)
+    groups = trace_groups(module, x_BCHW)
+    model = CostModel(module, groups, x_BCHW)
+    scores = {group.name: torch.arange(group.num_channels).float() for group in groups}
+    limits = {"macs": 0.7 * model.macs({}), "params": 0.4 * model.params({})}
+    cost, limit = spending(model, limits)
+    kept = ALLOCATORS.bind("uniform")(scores, cost, limit)
+    assert limit == 1.0
+    assert cost.__name__ == "largest part of macs and params"
+    assert model.macs(kept) <= limits["macs"]
+    assert model.params(kept) <= limits["params"]
+    cost, limit = spending(model, {"params": 9.0})
+    assert (cost({}), limit) == (model.params({}), 9.0)

@@ -1,0 +1,110 @@
+"""A small run of real entries in a local store: teacher, student, export, cascade, evaluation, gate."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.core.model import Model
+from compress.core.stage import Ref, StageResult
+from compress.store import ModelStore
+from tests.toys import toy_model
+
+TASK = {"piece": {"name": "toy"}, "digest": "toy-0"}
+
+
+def put(
+    store: ModelStore,
+    stage: str,
+    parents: Mapping[str, str],
+    report: Mapping[str, Any],
+    *,
+    model: Model | None = None,
+    files: Mapping[str, Path] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Ref:
+    """Store one entry under the name that its identity gives it."""
+    record = {"stage": stage, "version": 1, "config": dict(config or {}), "parents": dict(parents), "task": TASK}
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    ref = Ref(f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+    store.scratch(ref)
+    store.put(ref, record, StageResult(report=report, model=model, files=dict(files or {})), 1.5)
+    return ref
+
+
+def evaluation_report() -> dict[str, Any]:
+    """Return a report of `evaluate` with teacher, student and cascade."""
+
+    def model(accuracy: float, ms: float, macs: float) -> dict[str, Any]:
+        interval = [accuracy - 0.01, accuracy + 0.01]
+        latency = {"onnxruntime/b1": ms / 20, "onnxruntime/b32": ms}
+        return {"test_accuracy": accuracy, "interval": interval, "validation_accuracy": accuracy, "macs": macs,
+                "params": macs / 10, "size_bytes": macs / 2, "latency_ms": latency}  # fmt: skip
+
+    speed = {"value": 2.0, "low": 1.9, "high": 2.1}
+    return {
+        "models": {"teacher": model(0.95, 4.0, 8e6), "student": model(0.94, 2.0, 2e6)},
+        "ratios": {"student": {"macs": 4.0, "params": 4.0, "size_bytes": 4.0, "latency/onnxruntime/b32": speed}},
+        "parity": {"max_abs": 1e-6, "top1_agree": 1.0},
+    }
+
+
+def put_run(store: ModelStore, folder: Path, *, seed: int = 0, is_passed: bool = True) -> dict[str, Ref]:
+    """Store a whole small run and return its refs by stage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx, routes, flags = folder / "model.onnx", folder / "cascade.json", folder / "predictions.npz"
+    onnx.write_bytes(b"not really onnx")
+    np.savez(flags, correct_teacher=np.ones(4, np.uint8), correct_student=np.ones(4, np.uint8))
+    cost = {"params": 1e3, "macs": 2e6, "size_bytes": 1e4}
+    report = {"validation_accuracy": 0.95, "cost": cost}
+    seeds = {"seed": seed}
+    refs = {"train": put(store, "train", {}, report, model=toy_model(seed), config=seeds)}
+    kept = {**report, "kept": {"conv1": [4, 8]}, "accuracy_cut": 0.4}
+    role = {"model": refs["train"]}
+    options = {"budget": "macs=0.5", "criterion": {"name": "taylor"}}
+    refs["prune"] = put(store, "prune", role, kept, model=toy_model(seed + 1), config=options)
+    more = {
+        "onnx": {"size_bytes": 15, "parity_max_abs": 1e-6, "opset": 18},
+        "int8": {"status": "refused", "reason": "slow"},
+    }
+    int8 = folder / "model.int8.onnx"
+    int8.write_bytes(b"int8")
+    files = {"model.onnx": onnx, "model.int8.onnx": int8}
+    role = {"model": refs["prune"]}
+    refs["export"] = put(store, "export", role, {**report, **more}, model=toy_model(seed + 1), files=files)
+    routes.write_text(json.dumps({"small": refs["prune"], "large": refs["train"], "threshold": 0.5}))
+    role = {"model": refs["prune"], "teacher": refs["train"]}
+    refs["cascade"] = put(store, "cascade", role, {"threshold": 0.5}, files={"cascade.json": routes})
+    role = {"model": refs["export"], "teacher": refs["train"], "cascade": refs["cascade"]}
+    refs["evaluate"] = put(store, "evaluate", role, evaluation_report(), files={"predictions.npz": flags})
+    checks = [{"name": "speedup", "value": 2.0, "limit": 1.5, "passed": is_passed, "interval": [1.9, 2.1]}]
+    verdict = {"passed": is_passed, "reasons": ["speed is enough" if is_passed else "too slow"], "checks": checks,
+               "int8": "demoted", "cascade": "accepted"}  # fmt: skip
+    refs["gate"] = put(store, "gate", {"evaluation": refs["evaluate"]}, verdict)
+    return refs
+
+
+@functools.cache
+def _empty_database() -> Path:
+    """Make MLflow's tables once; a copy of the file saves each test three seconds."""
+    from deploy.tracking.connection import connected
+
+    path = Path(tempfile.mkdtemp(prefix="secateur-mlflow-")) / "mlflow.db"
+    with connected(f"sqlite:///{path}"):
+        pass
+    return path
+
+
+def fresh_uri(folder: Path) -> str:
+    """Return the URI of an empty MLflow database in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_empty_database(), folder / "mlflow.db")
+    return f"sqlite:///{folder / 'mlflow.db'}"

@@ -1,0 +1,269 @@
+"""MlflowStore: what is mirrored, what comes back, and what happens while MLflow is away."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compress.core.model import CorruptModel
+from compress.core.registry import UnknownName
+from compress.core.stage import Ref
+from compress.store import LocalStore
+from deploy.mlflow_store import MlflowStore, pending_refs, push_pending
+from deploy.tracking import Unreachable, close_parent, open_parent
+from tests.deploy.stored_run import fresh_uri, put, put_run
+from tests.toys import toy_model
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def client_of(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri, uri)
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SECATEUR_MLFLOW_TOTAL_S", "1.5")
+    monkeypatch.setenv("SECATEUR_MLFLOW_FIRST_DELAY_S", "0.1")
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MlflowStore, dict[str, Ref], str]]:
+    """A store on SQLite with one whole run under a parent."""
+    folder = tmp_path_factory.mktemp("mirrored")
+    uri = fresh_uri(folder)
+    parent = open_parent(uri, "secateur-toy", "demo", {"kfp.run_id": "k-1"})
+    store = MlflowStore(LocalStore(folder / "store"), uri, parent_run=parent)
+    return store, put_run(store, folder / "files"), parent
+
+
+def runs_of(uri: str, experiment: str) -> dict[str, Any]:
+    client = client_of(uri)
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return {run.data.tags.get("secateur.ref", "parent"): client.get_run(run.info.run_id) for run in found}
+
+
+def test_every_entry_is_a_finished_child_run_with_fixed_names(mirrored: Any) -> None:
+    store, refs, parent = mirrored
+    runs = runs_of(store.uri, "secateur-toy")
+    assert set(runs) == {*refs.values(), "parent"}
+    prune = runs[refs["prune"]]
+    assert prune.info.status == "FINISHED"
+    assert prune.data.tags["mlflow.parentRunId"] == parent
+    assert prune.data.tags["secateur.parent.model"] == refs["train"]
+    assert prune.data.params == {"stage": "prune", "budget": "macs=0.5", "criterion.name": "taylor"}
+    assert prune.data.metrics["quality/after_cut"] == 0.4
+    assert prune.data.metrics["size/macs_m"] == 2.0
+    assert "system/cpu_utilization_percentage" in prune.data.metrics
+    assert len(prune.data.tags["secateur.recipe_sha256"]) == 64
+
+
+def test_lineage_and_data_are_inputs_and_the_model_is_an_output(mirrored: Any) -> None:
+    store, refs, _ = mirrored
+    runs = runs_of(store.uri, "secateur-toy")
+    made = runs[refs["train"]].outputs.model_outputs[0].model_id
+    used = runs[refs["prune"]].inputs
+    assert [item.model_id for item in used.model_inputs] == [made]
+    assert [item.dataset.name for item in used.dataset_inputs] == ["toy"]
+    assert client_of(store.uri).get_logged_model(made).status == "READY"
+
+
+def test_final_numbers_are_on_the_parent_too(mirrored: Any) -> None:
+    store, _, _ = mirrored
+    numbers = runs_of(store.uri, "secateur-toy")["parent"].data.metrics
+    assert numbers["quality/test_top1"] == 0.94
+    assert numbers["teacher/quality/test_top1"] == 0.95
+    assert numbers["ratio/speedup"] == 2.0
+    assert numbers["gate/passed"] == 1.0
+
+
+def test_figures_and_recipe_are_artifacts(mirrored: Any) -> None:
+    store, refs, _ = mirrored
+    run = runs_of(store.uri, "secateur-toy")[refs["evaluate"]]
+    client = client_of(store.uri)
+    paths = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"figures", "recipe.json", "report.json", "entry"} <= paths
+    assert any("b32" in item.path for item in client.list_artifacts(run.info.run_id, "figures"))
+
+
+def test_pushing_twice_changes_nothing(mirrored: Any) -> None:
+    store, refs, _ = mirrored
+    before = runs_of(store.uri, "secateur-toy")
+    store._push(refs["prune"], store.destination, [])
+    after = runs_of(store.uri, "secateur-toy")
+    assert {run.info.run_id for run in before.values()} == {run.info.run_id for run in after.values()}
+    assert len(after[refs["prune"]].outputs.model_outputs) == 1
+
+
+def test_another_machine_gets_entries_from_mlflow(mirrored: Any, tmp_path: Path) -> None:
+    store, refs, _ = mirrored
+    other = MlflowStore(LocalStore(tmp_path / "other"), store.uri)
+    assert other.has(refs["export"])
+    assert other.has(refs["gate"])
+    assert not other.has(Ref("gate-0123456789abcdef"))
+    assert other.record(refs["gate"])["report"]["passed"] is True
+    x_BCHW = toy_model().input.example()
+    assert torch.equal(other.get(refs["export"]).model(x_BCHW), store.get(refs["export"]).model(x_BCHW))
+    assert other.get(refs["export"]).files["model.onnx"].read_bytes() == b"not really onnx"
+    with pytest.raises(KeyError, match="run the stage"):
+        other.get(Ref("gate-0123456789abcdef"))
+
+
+def test_a_tampered_artifact_is_refused(mirrored: Any, tmp_path: Path) -> None:
+    store, refs, _ = mirrored
+    client = client_of(store.uri)
+    run = runs_of(store.uri, "secateur-toy")[refs["cascade"]]
+    place = Path(run.info.artifact_uri.removeprefix("file://")) / "entry" / "files" / "cascade.json"
+    before = place.read_text()
+    place.write_text(before.replace("0.5", "0.6"))
+    other = MlflowStore(LocalStore(tmp_path / "other"), store.uri)
+    with pytest.raises(CorruptModel, match="changed"):
+        other.get(refs["cascade"])
+    assert not other.local.has(refs["cascade"])
+    place.write_text(before)
+    assert client is not None
+    assert other.get(refs["cascade"]).files
+
+
+def test_registry_alias_and_its_resolution_elsewhere(mirrored: Any, tmp_path: Path) -> None:
+    store, refs, _ = mirrored
+    store.alias(refs["train"], "toy-teacher@champion")
+    version = client_of(store.uri).get_model_version_by_alias("toy-teacher", "champion")
+    assert version.source.startswith("models:/m-")
+    other = MlflowStore(LocalStore(tmp_path / "other"), store.uri)
+    assert other.resolve("toy-teacher@champion") == refs["train"]
+    with pytest.raises(UnknownName):
+        other.resolve("toy-teacher@nobody")
+    with pytest.raises(UnknownName):
+        other.resolve("nothing")
+
+
+def test_a_run_that_the_environment_gives_is_used_and_left_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = fresh_uri(tmp_path)
+    client = client_of(uri)
+    experiment = client.create_experiment("kubeflow", (tmp_path / "artifacts").as_uri())
+    pipeline = client.create_run(experiment, run_name="pipeline").info.run_id
+    task = client.create_run(experiment, tags={"mlflow.parentRunId": pipeline}).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", task)
+    assert open_parent(uri, "ignored", "ignored", {"a": "b"}) == pipeline
+    store = MlflowStore(LocalStore(tmp_path / "store"), uri, parent_run=pipeline)
+    ref = put(store, "prune", {}, {"validation_accuracy": 0.5}, model=toy_model())
+    runs = client.search_runs([experiment])
+    assert {run.info.run_id for run in runs} == {pipeline, task}
+    found = client.get_run(task)
+    assert found.info.status == "RUNNING"
+    assert found.data.tags["secateur.ref"] == ref
+    assert close_parent(uri, pipeline, verdict="pass", note_markdown="# done")
+    closed = client.get_run(pipeline)
+    assert closed.info.status == "RUNNING"
+    assert closed.data.tags["secateur.verdict"] == "pass"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start a real MLflow server on the loopback and wait until it answers."""
+    import urllib.request
+
+    fresh_uri(folder)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+            return server
+        except OSError:
+            assert server.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.2)
+    stop(server)
+    raise AssertionError((folder / "server.log").read_text())
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers, which share its process group."""
+    os.killpg(server.pid, 15)
+    server.wait(30)
+
+
+def test_nothing_is_lost_while_mlflow_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    uri, root = f"http://127.0.0.1:{port}", tmp_path / "store"
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        parent = open_parent(uri, "secateur-toy", "offline", pending=root / "pending")
+        store = MlflowStore(LocalStore(root), uri, parent_run=parent)
+        refs = put_run(store, tmp_path / "files")
+        assert not close_parent(uri, parent, verdict="pass", note_markdown="# t", pending=root / "pending")
+    assert time.monotonic() - start < 60
+    assert parent.startswith("pending-")
+    assert store.get(refs["export"]).model is not None
+    assert set(pending_refs(store)) == set(refs.values())
+    assert uri in caplog.text
+    assert f"push {root}" in caplog.text
+    with pytest.raises(Unreachable, match="cannot be used"):
+        push_pending(store)
+    server = start_server(tmp_path / "server", port)
+    try:
+        assert set(push_pending(store)) == set(refs.values())
+        assert push_pending(store) == []
+        runs = runs_of(uri, "secateur-toy")
+        assert set(runs) == {*refs.values(), "parent"}
+        assert runs["parent"].data.tags["secateur.verdict"] == "pass"
+        assert runs["parent"].info.status == "FINISHED"
+        assert runs["parent"].info.run_name == "offline"
+        assert runs[refs["prune"]].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
+        other = MlflowStore(LocalStore(tmp_path / "other"), uri)
+        assert other.get(refs["export"]).report == store.get(refs["export"]).report
+    finally:
+        stop(server)
+
+
+LOAD = """
+import pickle, sys
+def forbidden(*_, **__): raise RuntimeError("pickle was used")
+pickle.load = pickle.loads = pickle.Unpickler = forbidden
+import tests.toys
+from deploy.tracking.pull import output_difference, pull
+folder = pull("models:/toy@champion", sys.argv[1], uri=sys.argv[2])
+print(output_difference(folder))
+"""
+
+
+def test_the_champion_loads_in_a_new_process_without_pickle(mirrored: Any, tmp_path: Path) -> None:
+    from deploy.promote import promote
+
+    store, refs, parent = mirrored
+    answer = promote(store, store.uri, "toy", refs["export"], refs["gate"], refs["cascade"], parent)
+    assert answer["promoted"], answer
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "pulled"), store.uri]
+    env = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) <= 1e-5
+    package = json.loads((tmp_path / "pulled" / "package.json").read_text())
+    assert "cascade/large/weights.safetensors" in package["files"]

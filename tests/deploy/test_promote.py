@@ -1,0 +1,125 @@
+"""Promotion: refused without a passed gate, done once, and never over somebody else's back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.core.model import CorruptModel
+from compress.store import LocalStore
+from deploy import promote as promotion
+from deploy.package import build_package
+from deploy.promote import promote, pull_commands
+from deploy.tracking.pull import check_package, pull
+from tests.deploy.stored_run import fresh_uri, put_run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def ask(uri: str, store: LocalStore, refs: dict[str, Any], name: str = "toy") -> dict[str, Any]:
+    return promote(store, uri, name, refs["export"], refs["gate"], refs["cascade"])
+
+
+def champion(uri: str, name: str = "toy") -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri, uri).get_model_version_by_alias(name, "champion")
+
+
+def test_a_failed_gate_promotes_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files", is_passed=False)
+    answer = ask("http://127.0.0.1:9", store, refs)
+    assert answer["promoted"] is False
+    assert answer["reasons"] == ["too slow"]
+
+
+def test_a_gate_that_judged_another_export_promotes_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files")
+    answer = ask("http://127.0.0.1:9", store, {**refs, "export": refs["prune"]})
+    assert not answer["promoted"]
+    assert "judged" in answer["reasons"][0]
+
+
+def test_an_unreachable_registry_is_a_reason_not_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_MLFLOW_ATTEMPTS", "1")
+    store = LocalStore(tmp_path / "store")
+    answer = ask("http://127.0.0.1:9", store, put_run(store, tmp_path / "files"))
+    assert not answer["promoted"]
+    assert "http://127.0.0.1:9" in answer["reasons"][0]
+
+
+def test_promotion_moves_both_aliases_once_and_remembers_the_last_champion(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri, store = fresh_uri(tmp_path), LocalStore(tmp_path / "store")
+    first, second = (put_run(store, tmp_path / "files", seed=seed) for seed in (0, 1))
+    one = ask(uri, store, first)
+    assert one["promoted"]
+    assert one["version"] == "1"
+    assert one["previous"] == ""
+    again = ask(uri, store, first)
+    assert again["already"]
+    assert again["version"] == "1"
+    two = ask(uri, store, second)
+    assert two["version"] == "2"
+    assert two["previous"] == "1"
+    version = champion(uri)
+    assert str(version.version) == "2"
+    assert version.tags["secateur.previous_champion"] == "1"
+    assert version.tags["secateur.ref"] == second["export"]
+    assert str(MlflowClient(uri, uri).get_model_version_by_alias("toy", "challenger").version) == "2"
+    assert "| Student |" in version.description
+
+
+def test_a_champion_that_changed_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, store = fresh_uri(tmp_path), LocalStore(tmp_path / "store")
+    first, second = (put_run(store, tmp_path / "files", seed=seed) for seed in (0, 1))
+    ask(uri, store, first)
+    really, asked = promotion.version_of, []
+
+    def version_of(client: Any, name: str, alias: str) -> Any:
+        asked.append(alias)
+        return None if len(asked) == 1 else really(client, name, alias)
+
+    monkeypatch.setattr(promotion, "version_of", version_of)
+    answer = ask(uri, store, second)
+    assert not answer["promoted"]
+    assert "meanwhile" in answer["reasons"][0]
+    assert str(champion(uri).version) == "1"
+
+
+def test_the_package_leaves_out_what_the_gate_demoted_and_notices_changes(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files")
+    names = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": ""}
+    folder = tmp_path / "package"
+    build_package(store, folder, names, name="toy")
+    assert not (folder / "files" / "model.int8.onnx").exists()
+    assert (folder / "files" / "model.onnx").is_file()
+    assert not (folder / "cascade").exists()
+    check_package(folder)
+    (folder / "files" / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(CorruptModel, match="changed"):
+        check_package(folder)
+    (folder / "files" / "extra.pkl").write_bytes(b"")
+    with pytest.raises(CorruptModel, match="nobody recorded"):
+        check_package(folder)
+
+
+def test_pull_refuses_to_overwrite(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        pull("models:/toy@champion", tmp_path, uri="http://127.0.0.1:9")
+
+
+def test_pull_commands_name_the_champion() -> None:
+    assert all("models:/toy@champion" in text for text in pull_commands("toy", "http://h").values())

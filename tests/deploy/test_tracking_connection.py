@@ -1,0 +1,138 @@
+"""Reaching MLflow: how long is tried, what is said, and that the process is left as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from deploy.tracking import Unreachable, close_parent, default_uri, open_parent, ui_command
+from deploy.tracking.__main__ import main
+from deploy.tracking.connection import Patience, artifact_location, connected, database_file, environment, retrying
+from deploy.tracking.registry import split_name
+
+QUICK = Patience(total_s=1.0, attempts=3, timeout_s=1.0, first_delay_s=0.05)
+NOBODY = "http://127.0.0.1:9"
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers everything as MLflow does when the host name is not allowed."""
+
+    asked = 0
+
+    def do_POST(self) -> None:
+        """Refuse."""
+        type(self).asked += 1
+        text = b"Invalid Host header - possible DNS rebinding attack detected"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def refusing_uri() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Refusing)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_sqlite_in_the_workspace_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = default_uri(tmp_path)
+    assert database_file(uri) == tmp_path / "mlflow.db"
+    assert artifact_location(uri) == (tmp_path / "mlartifacts").as_uri()
+    assert str(tmp_path / "mlflow.db") in ui_command(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    assert default_uri(tmp_path) == "http://elsewhere"
+    assert artifact_location("http://elsewhere") is None
+    assert ui_command("http://elsewhere") == "open http://elsewhere"
+
+
+def test_patience_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_MLFLOW_TOTAL_S", "3")
+    monkeypatch.setenv("SECATEUR_MLFLOW_ATTEMPTS", "0")
+    assert Patience.from_environment() == Patience(total_s=3.0, attempts=1)
+    monkeypatch.setenv("SECATEUR_MLFLOW_TIMEOUT_S", "soon")
+    with pytest.raises(ValueError, match="SECATEUR_MLFLOW_TIMEOUT_S"):
+        Patience.from_environment()
+
+
+def test_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_A", "1")
+    monkeypatch.delenv("SECATEUR_B", raising=False)
+    with environment({"SECATEUR_A": "2", "SECATEUR_B": "3"}):
+        assert os.environ["SECATEUR_A"] == "2"
+    assert os.environ["SECATEUR_A"] == "1"
+    assert "SECATEUR_B" not in os.environ
+
+
+def test_an_unreachable_server_is_tried_a_few_times_and_named() -> None:
+    with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9 cannot be used \(tried 3 times"):
+        retrying(NOBODY, lambda client: None, QUICK)
+
+
+def test_what_passes_is_tried_again_and_what_cannot_help_is_not(tmp_path: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    failures = iter([OSError("reset"), MlflowException("busy")])
+
+    def work(client: object) -> str:
+        for failure in failures:
+            raise failure
+        return "done"
+
+    assert retrying(f"sqlite:///{tmp_path}/mlflow.db", work, replace(QUICK, total_s=60.0)) == "done"
+
+
+def test_a_refused_host_is_explained_at_once(refusing_uri: str) -> None:
+    Refusing.asked = 0
+    with pytest.raises(Unreachable, match="--allowed-hosts"):
+        retrying(refusing_uri, lambda client: None, QUICK)
+    assert Refusing.asked == 1
+
+
+def test_mlflows_own_settings_are_left_as_they_were(tmp_path: Path) -> None:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    with connected(f"sqlite:///{tmp_path}/mlflow.db"):
+        assert mlflow.get_tracking_uri() != before
+    assert mlflow.get_tracking_uri() == before
+
+
+def test_a_parent_run_is_remembered_until_mlflow_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_MLFLOW_ATTEMPTS", "1")
+    key = open_parent(NOBODY, "toy", "run", {"a": "b"}, pending=tmp_path)
+    assert not close_parent(NOBODY, key, verdict="fail", metrics={"a": 1.0}, pending=tmp_path)
+    kept = json.loads((tmp_path / f"{key}.json").read_text())
+    assert kept["open"]["name"] == "run"
+    assert kept["close"]["verdict"] == "fail"
+    assert close_parent(NOBODY, "", verdict="pass") is False
+
+
+def test_split_name_wants_an_alias() -> None:
+    assert split_name("models:/a@b") == ("a", "b")
+    with pytest.raises(ValueError, match="names no alias"):
+        split_name("models:/a")
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(tmp_path), "--uri", NOBODY]) == 0
+    assert "nothing was pending" in capsys.readouterr().out
+    assert main(["pull", "models:/a@b", "--to", str(tmp_path), "--uri", NOBODY]) == 1
+    assert "exists already" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""kill -9 in the middle of every stage, then the same command again: same result, nothing finished is redone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SECATEUR = Path(sys.executable).parent / "secateur"
+DIGITS = json.dumps({"name": "digits", "limit": 256})
+NET = {"name": "resnet_cifar", "depth": 8, "width": 8}
+FIT = {"epochs": 3, "batch_size": 32, "seed": 1}
+
+#: stage, parents by role, needs the task, configuration
+CHAIN = (
+    ("train", {}, {"builder": NET, **FIT}),
+    ("search", {"model": "train"}, {"budget": "macs=0.7", "num_trials": 6}),
+    ("prune", {"model": "search", "reference": "train"}, {"budget": "macs=0.5", **FIT}),
+    ("distill", {"model": "prune", "teacher": "train"}, FIT),
+    ("finetune_quant", {"model": "distill", "teacher": "train"}, FIT),
+    ("export", {"model": "finetune_quant"}, {}),
+    ("cascade", {"model": "finetune_quant", "teacher": "train"}, {}),
+    ("evaluate", {"model": "export", "teacher": "train", "cascade": "cascade"}, {"rounds": 10}),
+    ("gate", {"evaluation": "evaluate"}, {}),
+)
+STAGES = [stage for stage, _, _ in CHAIN]
+
+
+def command(store, stage, refs):
+    _, parents, config = next(row for row in CHAIN if row[0] == stage)
+    roles = [f"--{role.replace('_', '-')}={refs[parent]}" for role, parent in parents.items()]
+    task = [f"--task={DIGITS}"] if stage != "gate" else []
+    return [SECATEUR, "run", stage, *roles, *task, f"--config={json.dumps(config)}", f"--store={store}", "--no-latency"]
+
+
+def run(store, stage, refs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command(store, stage, refs), "--json"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def kill_in_the_middle(store, stage, refs):
+    """Start the stage, wait until it works in its scratch folder, kill it; say whether it was unfinished."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(store, stage, refs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if any((store / "scratch").glob(f"{stage}-*")):
+            break
+        time.sleep(0.002)
+    until = time.monotonic() + (0.0 if stage == "gate" else 30.0)
+    while process.poll() is None and time.monotonic() < until:
+        if any(path.is_file() for path in (store / "scratch").rglob("*")):
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return not any((store / "entries").glob(f"{stage}-*"))
+
+
+def content(store, ref):
+    """Hashes of what does not depend on a clock."""
+    record = json.loads((store / "entries" / ref / "entry.json").read_text())
+    timed = ("int8", "figures", "predictions", "cascade.json")
+    return {name: facts["sha256"] for name, facts in record["files"].items() if not any(word in name for word in timed)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    store, refs = tmp_path_factory.mktemp("undisturbed") / "store", {}
+    for stage in STAGES:
+        refs[stage] = run(store, stage, refs)["ref"]
+    return store, refs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_ends_in_the_same_result(undisturbed, tmp_path, stage):
+    source, refs = undisturbed
+    store = tmp_path / "store"
+    shutil.copytree(source, store)
+    shutil.rmtree(store / "scratch", ignore_errors=True)
+    shutil.rmtree(store / "entries" / refs[stage])
+    before = {path.name: path.stat().st_mtime_ns for path in (store / "entries").glob("*/entry.json")}
+    assert kill_in_the_middle(store, stage, refs), f"{stage} finished before it could be killed"
+    again = run(store, stage, refs)
+    assert again["ref"] == refs[stage]
+    assert not again["is_reused"]
+    assert content(store, refs[stage]) == content(source, refs[stage])
+    after = {path.name: path.stat().st_mtime_ns for path in (store / "entries").glob("*/entry.json")}
+    assert {name: after[name] for name in before} == before
+    assert run(store, stage, refs)["is_reused"]
