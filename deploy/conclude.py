@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.layout import write_json
 from deploy.step import open_store, state_path, workspace_folder
+from deploy.worker import delegated
 
 if TYPE_CHECKING:
     from deploy.mlflow_store import MlflowStore
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 REGISTERED = "models:/"
 
 
+@delegated
 def resolve(
     task: str,
     teacher: str,
@@ -90,6 +92,7 @@ def check_students(students: Sequence[Mapping[str, Any]]) -> None:
             STAGES[stage].extra["config"].from_json(config)
 
 
+@delegated
 def promote_step(
     candidates: Sequence[Mapping[str, Any]],
     *,
@@ -139,6 +142,7 @@ def measured_speedup(store: MlflowStore, candidate: Mapping[str, Any]) -> float:
     return float(checks["speedup"]["value"] or 0.0)
 
 
+@delegated
 def report_step(refs: str, *, workspace: str, parent_run: str) -> dict[str, Any]:
     """Write the page about all students.
 
@@ -155,11 +159,14 @@ def report_step(refs: str, *, workspace: str, parent_run: str) -> dict[str, Any]
     passed = any(candidate["passed"] for candidate in given["candidates"])
     facts = {"report": str(path), "verdict": "pass" if passed else "fail"}
     _remember(workspace, parent_run, facts | {"candidates": given["candidates"], "teacher": given["teacher"]})
+    from deploy.report import write_page
+
     store = open_store(workspace, parent_run=parent_run)
-    _write_page(store, _recall(workspace, parent_run))
+    write_page(_gathered(store, _recall(workspace, parent_run)), path)
     return {"path": str(path), "html": path.read_text()}
 
 
+@delegated
 def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: str, error: str) -> dict[str, Any]:
     """Close the run of the pipeline with a verdict, whatever happened.
 
@@ -183,7 +190,7 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
     is_done = status.upper() == "SUCCEEDED" and "report" in state
     store = open_store(workspace, tracking_uri=tracking_uri or state["uri"])
     try:
-        data = _write_page(store, state) if "report" in state else None
+        data = _gathered(store, state) if "report" in state else None
     except (KeyError, ValueError, OSError) as trouble:
         data, error = None, f"{error}\nThe page could not be written: {trouble}".strip()
     note = note_markdown(data) if data else "The pipeline ended before anything was judged."
@@ -202,9 +209,9 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
     return {"verdict": verdict, "path": state.get("report", "")}
 
 
-def _write_page(store: MlflowStore, state: Mapping[str, Any]) -> ReportData:
+def _gathered(store: MlflowStore, state: Mapping[str, Any]) -> ReportData:
     from deploy.promote import pull_commands
-    from deploy.report import write_report
+    from deploy.report import gather
     from deploy.tracking import ui_command
 
     promotion = state.get("promotion") or {}
@@ -214,10 +221,10 @@ def _write_page(store: MlflowStore, state: Mapping[str, Any]) -> ReportData:
         "evaluate": [candidate["evaluation"] for candidate in candidates],
         "gate": [candidate["ref"] for candidate in candidates],
     }
-    return write_report(
+    return gather(
         store,
         refs,
-        state["report"],
+        labels={candidate["evaluation"]: candidate["label"] for candidate in candidates},
         promotion=promotion,
         pull=pull_commands(promotion["name"], store.uri) if promotion.get("promoted") else {},
         tracking={"uri": store.uri, "ui": ui_command(store.uri), "parent_run": state["parent_run"]},

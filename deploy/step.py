@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.layout import has_entry, read_record, request_key, write_json
+from deploy.worker import delegated
 
 if TYPE_CHECKING:
     from deploy.mlflow_store import MlflowStore
@@ -88,14 +89,22 @@ def run_step(
     if ref and has_entry(root, ref):
         return _step(root, ref, is_reused=True)
     print(f"{stage}: starting", file=sys.stderr, flush=True)
+    found = make(request, workspace, parent_run)
+    write_json(memo, {"ref": found["ref"], "request": request})
+    return _step(root, found["ref"], is_reused=found["reused"])
+
+
+@delegated
+def make(request: Mapping[str, Any], workspace: str, parent_run: str) -> dict[str, Any]:
+    """Run the stage that `request` (stage, config, parents, task) asks for, unless its identity is known."""
     from compress.core.stage import Ref
     from compress.run import run_stage, task_of
 
     store = open_store(workspace, parent_run=parent_run or surrounding_parent(workspace))
-    refs = {role: Ref(ref) for role, ref in given.items()}
-    outcome = run_stage(stage, config, refs, task_of(task) if task else None, store)
-    write_json(memo, {"ref": outcome.entry.ref, "request": request})
-    return _step(root, outcome.entry.ref, is_reused=outcome.is_reused)
+    refs = {role: Ref(ref) for role, ref in request["parents"].items()}
+    task = task_of(request["task"]) if request["task"] else None
+    outcome = run_stage(request["stage"], request["config"], refs, task, store)
+    return {"ref": outcome.entry.ref, "reused": outcome.is_reused}
 
 
 def _nothing() -> dict[str, Any]:

@@ -99,8 +99,15 @@ def run(given: Mapping[str, Any], workspace: Path, console: Console) -> Watch:
 
 
 def _listen(folder: Path, log: Path, watch: Watch) -> int:
+    from deploy.worker import serving
+
+    with serving() as worker:
+        return _run_dag(folder, log, watch, worker)
+
+
+def _run_dag(folder: Path, log: Path, watch: Watch, worker: Mapping[str, str]) -> int:
     command = [sys.executable, "-u", "-m", "pipelines.dag", str(folder)]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "80"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "80"} | dict(worker)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     assert process.stdout is not None
     try:

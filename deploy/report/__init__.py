@@ -4,7 +4,7 @@ from deploy.report.data import ReportData
 from deploy.report.figures import figures_of, pareto_png
 from deploy.report.gather import gather
 from deploy.report.markdown import final_metrics, note_markdown, summary_rows, verdict_line
-from deploy.report.render import render_report, write_report
+from deploy.report.render import render_report, write_page, write_report
 
 __all__ = [
     "ReportData",
@@ -16,5 +16,6 @@ __all__ = [
     "render_report",
     "summary_rows",
     "verdict_line",
+    "write_page",
     "write_report",
 ]

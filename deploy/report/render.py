@@ -35,9 +35,14 @@ def write_report(
         more: What else `gather` takes: title, promotion, pull, tracking, labels, num_validation.
     """
     data = gather(store, refs, **more)
-    render_report(data, Path(path))
-    pareto_png(data, Path(path).with_name("pareto.png"))
+    write_page(data, Path(path))
     return data
+
+
+def write_page(data: ReportData, path: Path) -> None:
+    """Write the page to `path` and its main figure next to it (`pareto.png`)."""
+    render_report(data, path)
+    pareto_png(data, path.with_name("pareto.png"))
 
 
 def render_report(data: ReportData, path: Path) -> None:
