@@ -16,7 +16,11 @@ import typer
 
 from compress.core.registry import FAMILIES, Card, Family, UnknownName
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Prune, search, distil, quantize and measure vision models.")
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Prune, search, distil, quantize and measure vision models.",
+)
 runner = typer.Typer(no_args_is_help=True, help="Run one stage; finished work is found, not done again.")
 app.add_typer(runner, name="run")
 
@@ -198,8 +202,8 @@ def _run(stage: str, config: dict[str, Any], parents: dict[str, str], given: dic
     _console().print(f"[bold]{record['ref']}[/bold]  {how}")
     _print_report(record)
     for where, ratio in speedups.items():
-        text = f"  {where}: {ratio['value']:.2f}x the parent's speed (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f})"
-        _console().print(text, markup=False)
+        interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+        _console().print(f"  {where}: {ratio['value']:.2f}x the parent's speed ({interval})", markup=False)
 
 
 def _print_report(record: dict[str, Any]) -> None:

@@ -117,9 +117,7 @@ class LocalStore:
             shutil.rmtree(partial, ignore_errors=True)
         return self.get(ref)
 
-    def _write(
-        self, folder: Path, ref: Ref, record: Mapping[str, Any], result: StageResult, seconds: float
-    ) -> None:
+    def _write(self, folder: Path, ref: Ref, record: Mapping[str, Any], result: StageResult, seconds: float) -> None:
         folder.mkdir(parents=True)
         if result.model is not None:
             result.model.save(folder / "model")

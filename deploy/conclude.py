@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.layout import write_json
+from compress.core.stage import Ref
 from deploy.step import open_store, state_path, workspace_folder
 from deploy.worker import delegated
 
@@ -58,7 +59,7 @@ def resolve(
     store = open_store(workspace, tracking_uri=tracking_uri)
     teacher_ref = store.resolve(teacher.removeprefix(REGISTERED)) if teacher else ""
     if teacher_ref:
-        found.check_fits(store.get(teacher_ref).model.input)
+        found.check_fits(store.get(Ref(teacher_ref)).model.input)
     parent_run = open_parent(
         store.uri,
         f"secateur-{found.name}",

@@ -3,19 +3,8 @@
 Importing this module registers the pieces. None of them imports its heavy package before it is used.
 """
 
-import importlib
-
-MODULES = (
-    "deploy.s3",
-    "deploy.runtime.onnxruntime",
-    "deploy.runtime.tensorrt",
-    "deploy.export.quantized_onnx",
-    "deploy.stages.export",
-)
-
-for _name in MODULES:
-    try:
-        importlib.import_module(_name)
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("deploy"):
-            raise
+import deploy.export.quantized_onnx
+import deploy.runtime.onnxruntime
+import deploy.runtime.tensorrt
+import deploy.s3
+import deploy.stages.export  # noqa: F401

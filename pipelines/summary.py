@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Runtime and batch size whose paired ratio the table shows.
 LATENCY = "latency/onnxruntime/b32"
 
+#: Kinds of models, in the order in which they are shown.
+ORDER = ("teacher", "student", "int8", "cascade")
+
 
 def report_of(step: Step) -> dict[str, Any]:
     """Return the stored report of a step; empty when the stage was off."""
@@ -28,16 +31,15 @@ def rows(watch: Watch) -> list[list[str]]:
     """Return the table's cells: model, accuracy, interval, MACs, latency, verdict."""
     evaluations = {step.label: report_of(step) for step in watch.of("evaluate")}
     gates = {step.label: report_of(step) for step in watch.of("gate")}
-    found: list[list[str]] = []
+    found: dict[str, list[str]] = {}
     for label, evaluation in evaluations.items():
+        titles = {"teacher": "teacher", "student": label}
+        verdicts = {"teacher": "reference", "student": _verdict(gates.get(label, {}))}
         models = evaluation.get("models", {})
-        if not found and "teacher" in models:
-            found.append(_row("teacher", models["teacher"], {}, "reference"))
-        for name in (name for name in models if name != "teacher"):
-            verdict = _verdict(gates.get(label, {})) if name == "student" else ""
-            title = label if name == "student" else f"{label} {name}"
-            found.append(_row(title, models[name], _ratios(evaluation, name), verdict))
-    return found
+        for name in sorted(models, key=ORDER.index):
+            title = titles.get(name, f"{label} {name}")
+            found.setdefault(title, _row(title, models[name], _ratios(evaluation, name), verdicts.get(name, "")))
+    return list(found.values())
 
 
 def _row(title: str, model: Mapping[str, Any], ratios: Mapping[str, Any], verdict: str) -> list[str]:

@@ -118,7 +118,7 @@ class RelativeBudget:
 
         ratios: dict[str, float] = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
-            name, equals, value = (piece.strip() for piece in part.partition("="))
+            name, _, value = (piece.strip() for piece in part.partition("="))
             if name not in QUANTITIES:
                 raise UnknownName.among("budget quantity", name, QUANTITIES)
             try:

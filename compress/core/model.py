@@ -49,6 +49,7 @@ class Model:
         return cls(module.eval(), spec, lineage)
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Return logits (B, classes) in evaluation mode, without gradients."""
         import torch
 
         with torch.inference_mode():

@@ -82,6 +82,7 @@ class Piece(Generic[F]):
         return self.card.name
 
     def __call__(self, *data: Any, **more: Any) -> Any:
+        """Call the function with the family's data; `more` wins over the options that are set."""
         return self.card.function(*data, **self.options, **more)
 
     def as_json(self) -> dict[str, Any]:
@@ -204,7 +205,9 @@ class Family(Generic[F]):
 
 def _summary(function: Callable[..., Any]) -> str:
     line = (inspect.getdoc(function) or "").partition("\n")[0].strip()
-    assert line.endswith("."), f"{function.__qualname__}: the docstring's first line must be a sentence with a full stop"
+    assert line.endswith("."), (
+        f"{function.__qualname__}: the docstring's first line must be a sentence with a full stop"
+    )
     return line
 
 

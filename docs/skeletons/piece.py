@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from compress.prune.families import CRITERIA
+from torch import Tensor
 
 
 @CRITERIA.register("NAME", paper="First author, year", needs=("weight",), idea="C9", study="0001")

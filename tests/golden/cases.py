@@ -146,12 +146,12 @@ def _measure(name: str, folder: Path) -> Numbers:
 
 def _runtime(name: str, folder: Path) -> Numbers:
     x_BCHW = toys.TOY_INPUT.example(4).numpy()
-    try:
-        with FAMILIES["runtime"].bind(name)(toys.toy_entry()) as session:
-            return {"logits": float(np.abs(session.infer(x_BCHW)).mean())}
-    except ValueError as error:
-        assert "model.plan" in str(error) or "TensorRT" in str(error), error
+    if name == "tensorrt":
+        with pytest.raises(ValueError, match=r"TensorRT|model\.plan"), FAMILIES["runtime"].bind(name)(toys.toy_entry()):
+            raise AssertionError("an engine ran where there is none")
         return {"is_missing": 1.0}
+    with FAMILIES["runtime"].bind(name)(toys.toy_entry()) as session:
+        return {"logits": float(np.abs(session.infer(x_BCHW)).mean())}
 
 
 def _int8(name: str, folder: Path) -> Numbers:

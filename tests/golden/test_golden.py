@@ -1,4 +1,7 @@
-"""Figures of short runs against committed baselines. Record them anew: SECATEUR_RECORD=1 pytest tests/golden -m slow."""
+"""Figures of short runs against committed baselines.
+
+Record them anew: `SECATEUR_RECORD=1 pytest tests/golden -m slow`.
+"""
 
 import json
 import os

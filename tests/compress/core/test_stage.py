@@ -62,7 +62,12 @@ def test_identity_depends_on_everything_that_shapes_the_result():
     assert base == ref(ProofConfig(rounds=3))
     assert base.startswith("proof-")
     assert len(base) == len("proof-") + 16
-    others = {ref(ProofConfig(rounds=4)), ref(parents={"model": Ref("a-2")}), ref(task=toy_task()), ref(task=toy_task(1))}
+    others = {
+        ref(ProofConfig(rounds=4)),
+        ref(parents={"model": Ref("a-2")}),
+        ref(task=toy_task()),
+        ref(task=toy_task(1)),
+    }
     assert len(others | {base}) == 5
 
 
