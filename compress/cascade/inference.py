@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.cascade.confidences import CONFIDENCES
@@ -55,6 +58,26 @@ def cascade_logits(
         logits_BC = logits_BC.clone()
         logits_BC[is_deferred_B] = (large(x_BCHW[is_deferred_B]) / temperature[1]).to(logits_BC.dtype)
     return Routed(logits_BC, is_deferred_B)
+
+
+class RoutedSession:
+    """A cascade behind the interface of a runtime's session, so that it can be timed like one network.
+
+    Args:
+        router: Decides which inputs the large network answers.
+        small: Answers every input.
+        large: Answers what is deferred.
+        like: The small network's session; gives name, device and number of threads.
+    """
+
+    def __init__(self, router: Router, small: Network, large: Network, like: Any) -> None:
+        self._router, self._small, self._large = router, small, large
+        self.name, self.device, self.num_threads = like.name, like.device, like.num_threads
+
+    def infer(self, x_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits (B, num_classes), float32, for inputs (B, C, H, W); the large network runs when needed."""
+        with torch.inference_mode():
+            return self._router(self._small, self._large, torch.from_numpy(x_BCHW)).logits_BC.float().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)

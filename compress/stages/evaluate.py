@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.cascade.inference import Router
+from compress.cascade.inference import RoutedSession, Router
 from compress.core.registry import Piece
 from compress.core.stage import STAGES, Entry, StageCall, StageConfig, StageResult
 from compress.core.task import Task
 from compress.measure.costs import cost_of
-from compress.measure.runtimes import RUNTIMES, Session, paired_sessions
+from compress.measure.paired import paired_latency
+from compress.measure.runtimes import RUNTIMES, Session
 from compress.measure.significance import wilson_interval
 
 PREDICTIONS, ONNX, INT8, ROUTER = "predictions.npz", "model.onnx", "model.int8.onnx", "cascade.json"
 NUM_PARITY = 64
+#: Validation inputs that one sample of a latency goes through, and batches at most.
+NUM_TIMED, NUM_TIMED_BATCHES = 256, 64
+WARMUP = 2
 #: x_BCHW -> logits_BC, both torch, on the CPU.
 Network = Callable[[Tensor], Tensor]
 
@@ -84,20 +90,19 @@ def evaluate(call: StageCall) -> StageResult:
         _score(found, name, model, task)
     if path := call.parents["model"].files.get(ONNX):
         found.models["student"]["onnx_size_bytes"] = float(path.stat().st_size)
+    router = _router(call.parents, found)
+    if router:
+        _add_cascade(found, router, student, teacher, task)
     for runtime in _runtimes(call.config, found):
         with ExitStack() as stack:
             sessions = _open(stack, runtime, call.parents, call.config.num_threads)
             found.parity[runtime] = parity(student, sessions["student"], _validation_inputs(task))
             if "int8" in sessions:
                 _add_int8(found, call.parents["model"], sessions["int8"], task)
-            _time(found, call.config, runtime, sessions, student.input.example)
-    if "cascade" in call.parents:
-        router = Router.read(call.parents["cascade"].files[ROUTER])
-        if router.large != call.parents["teacher"].ref:
-            found.notes.append(
-                f"the cascade was calibrated with {router.large}, but the teacher here is another entry."
-            )
-        _add_cascade(found, router, student, teacher, task)
+            if router:
+                networks = _network(sessions["student"]), _network(sessions["teacher"])
+                sessions["cascade"] = RoutedSession(router, *networks, sessions["student"])
+            _time(found, call.config, runtime, sessions, task)
     _add_cost_ratios(found)
     path = _write_predictions(call.scratch / PREDICTIONS, found.correct_N, task)
     return StageResult(report=_report(found, task), files={PREDICTIONS: path})
@@ -186,19 +191,40 @@ def _time(
     config: EvaluateConfig,
     runtime: str,
     sessions: Mapping[str, Session],
-    example: Callable[[int], Tensor],
+    task: Task,
 ) -> None:
-    """Time every artifact of one runtime in turns, for each batch size."""
+    """Time every artifact of one runtime in turns, for each batch size, on the same real inputs.
+
+    One sample goes through several batches, because what a cascade costs depends on its inputs.
+    """
     for batch in config.batches:
-        times = paired_sessions(sessions, example(batch).numpy(), rounds=config.rounds, seed=config.seed)
+        num_batches = max(1, min(NUM_TIMED_BATCHES, NUM_TIMED // batch))
+        timed = task.batches("validation", batch_size=batch, limit=batch * num_batches)
+        stream = [x_BCHW.numpy() for x_BCHW, _ in timed]
+        calls = {name: partial(_go_through, session, stream) for name, session in sessions.items()}
+        times = paired_latency(calls, rounds=config.rounds, warmup=WARMUP, seed=config.seed)
         key = f"{runtime}/b{batch}"
-        for name, latency_ms in times.median_ms.items():
-            found.models[name]["latency_ms"][key] = latency_ms
+        for name, stream_ms in times.median_ms.items():
+            found.models[name]["latency_ms"][key] = stream_ms / len(stream)
             found.ratios.setdefault(name, {})[f"latency/{key}"] = times.ratio("teacher", name).as_json()
 
 
+def _go_through(session: Session, stream: Sequence[NDArray[np.float32]]) -> None:
+    for x_BCHW in stream:
+        session.infer(x_BCHW)
+
+
+def _router(parents: Mapping[str, Entry], found: Findings) -> Router | None:
+    if "cascade" not in parents:
+        return None
+    router = Router.read(parents["cascade"].files[ROUTER])
+    if router.large != parents["teacher"].ref:
+        found.notes.append(f"the cascade was calibrated with {router.large}, but the teacher here is another entry.")
+    return router
+
+
 def _add_cascade(found: Findings, router: Router, student: Network, teacher: Network, task: Task) -> None:
-    """Route both splits for real; cost and latency are expectations over the test split's routes."""
+    """Route both splits for real; multiply-adds are expectations over the test split's routes."""
     deferred: list[Tensor] = []
 
     def answer(x_BCHW: Tensor) -> Tensor:
@@ -214,16 +240,7 @@ def _add_cascade(found: Findings, router: Router, student: Network, teacher: Net
         params=small["params"] + large["params"],
         size_bytes=small["size_bytes"] + large["size_bytes"],
         route_shares=[1 - share, share],
-        latency_ms={
-            key: small["latency_ms"][key] + share * large["latency_ms"][key]
-            for key in small["latency_ms"]
-            if key.endswith("/b1")
-        },
     )
-    for key in found.models["cascade"]["latency_ms"]:
-        paired = found.ratios["student"][f"latency/{key}"]
-        parts = {end: 1 / (1 / paired[end] + share) for end in ("value", "low", "high")}
-        found.ratios.setdefault("cascade", {})[f"latency/{key}"] = parts
 
 
 def _add_cost_ratios(found: Findings) -> None:
@@ -253,6 +270,7 @@ def _report(found: Findings, task: Task) -> dict[str, Any]:
         "cost": {key: student[key] for key in ("params", "macs", "size_bytes")},
         "validation_accuracy": student["validation_accuracy"],
         "num_test": len(task.split("test")),
+        "num_validation": len(task.split("validation")),
         "models": found.models,
         "ratios": found.ratios,
         "parity": {**worst, "by_runtime": found.parity},

