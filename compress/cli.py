@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import inspect
 import json
 import os
@@ -24,7 +23,6 @@ app = typer.Typer(
 runner = typer.Typer(no_args_is_help=True, help="Run one stage; finished work is found, not done again.")
 app.add_typer(runner, name="run")
 
-COMMANDS = "secateur.commands"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Store = Annotated[Path, typer.Option(envvar="SECATEUR_STORE", help="Directory of the local store.")]
 DEFAULT_STORE = Path(".secateur/store")
@@ -235,8 +233,6 @@ def _fail(error: Exception) -> NoReturn:
 def main() -> None:
     """Entry point of the `secateur` command."""
     words = sys.argv[1:] + os.environ.get("COMP_WORDS", "").split()
-    for point in importlib.metadata.entry_points(group=COMMANDS):
-        app.add_typer(point.load(), name=point.name)
     if "run" in words:
         add_stage_commands()
     try:

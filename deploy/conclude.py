@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.layout import write_json
 from compress.core.stage import Ref
-from deploy.step import open_store, state_path, workspace_folder
+from deploy.step import open_store, state_path, states_of, workspace_folder
 from deploy.worker import delegated
 
 if TYPE_CHECKING:
@@ -158,12 +158,13 @@ def report_step(refs: str, *, workspace: str, parent_run: str) -> dict[str, Any]
     given = json.loads(refs)
     path = workspace_folder(workspace) / "reports" / (parent_run or "latest") / "index.html"
     passed = any(candidate["passed"] for candidate in given["candidates"])
-    facts = {"report": str(path), "verdict": "pass" if passed else "fail"}
-    _remember(workspace, parent_run, facts | {"candidates": given["candidates"], "teacher": given["teacher"]})
+    facts = {"parent_run": parent_run, "report": str(path), "verdict": "pass" if passed else "fail"}
+    facts |= {"candidates": given["candidates"], "teacher": given["teacher"]}
+    _remember(workspace, parent_run, facts)
     from deploy.report import write_page
 
     store = open_store(workspace, parent_run=parent_run)
-    write_page(_gathered(store, _recall(workspace, parent_run)), path)
+    write_page(_gathered(store, _recall(workspace, parent_run) | facts), path)
     return {"path": str(path), "html": path.read_text()}
 
 
@@ -196,7 +197,7 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
         data, error = None, f"{error}\nThe page could not be written: {trouble}".strip()
     note = note_markdown(data) if data else "The pipeline ended before anything was judged."
     verdict = state["verdict"] if is_done else "error"
-    pages = sorted(Path(state["report"]).parent.iterdir()) if data else []
+    pages = sorted(Path(state["report"]).parent.glob("[!.]*")) if data else []
     close_parent(
         store.uri,
         state["parent_run"],
@@ -232,16 +233,11 @@ def _gathered(store: MlflowStore, state: Mapping[str, Any]) -> ReportData:
     )
 
 
-def _states(workspace: str, parent_run: str) -> list[Path]:
-    paths = (workspace_folder(workspace) / "runs").glob("*.json")
-    return [path for path in paths if json.loads(path.read_text())["parent_run"] == parent_run]
-
-
 def _remember(workspace: str, parent_run: str, facts: Mapping[str, Any]) -> None:
-    for path in _states(workspace, parent_run):
+    for path in states_of(workspace, parent_run):
         write_json(path, json.loads(path.read_text()) | dict(facts))
 
 
 def _recall(workspace: str, parent_run: str) -> dict[str, Any]:
-    found = _states(workspace, parent_run)
+    found = states_of(workspace, parent_run)
     return json.loads(found[0].read_text()) if found else {}

@@ -31,12 +31,14 @@ def workspace_folder(workspace: str) -> Path:
 
 
 def open_store(workspace: str, *, tracking_uri: str = "", parent_run: str = "") -> MlflowStore:
-    """Return the workspace's local store, mirrored to MLflow."""
+    """Return the workspace's local store, mirrored to MLflow: where it is told, or where the parent run was opened."""
     from compress.store import LocalStore
     from deploy.mlflow_store import MlflowStore
 
     folder = workspace_folder(workspace)
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    opened = (json.loads(path.read_text())["uri"] for path in states_of(workspace, parent_run))
+    uri = tracking_uri or next(opened, "") or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
     return MlflowStore(LocalStore(folder / "store"), uri, parent_run=parent_run)
 
 
@@ -44,6 +46,12 @@ def state_path(workspace: str, pipeline_run: str) -> Path:
     """Return the file that the steps of one run of the pipeline share."""
     name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in pipeline_run) or "run"
     return workspace_folder(workspace) / "runs" / f"{name}.json"
+
+
+def states_of(workspace: str, parent_run: str) -> list[Path]:
+    """Return the files that belong to an MLflow run of the pipeline; none for no run."""
+    paths = sorted((workspace_folder(workspace) / "runs").glob("*.json")) if parent_run else []
+    return [path for path in paths if json.loads(path.read_text())["parent_run"] == parent_run]
 
 
 def surrounding_parent(workspace: str) -> str:

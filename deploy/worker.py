@@ -89,10 +89,10 @@ def serve(path: str) -> None:
     while True:
         caller, _ = server.accept()
         header, descriptors, _, _ = socket.recv_fds(caller, LENGTH_BYTES, 2)
-        request = json.loads(_receive(caller, int.from_bytes(header, "big")) or "{}")
-        if request.get("function") == RUNS_A_STAGE:
+        request = _message(caller, header)
+        if request is not None and request["function"] == RUNS_A_STAGE:
             preload(LATE)
-        if request and os.fork() == 0:
+        if request is not None and os.fork() == 0:
             server.close()
             _answer(caller, request, descriptors)
         caller.close()
@@ -147,14 +147,14 @@ def _ask(path: str, function: str, args: Any, kwargs: Any) -> Any:
     data = json.dumps(request).encode()
     sys.stdout.flush()
     sys.stderr.flush()
-    with _connection(path) as server:
+    reply = None
+    with _connection(path) as server, suppress(ConnectionError):
         length = len(data).to_bytes(LENGTH_BYTES, "big")
         socket.send_fds(server, [length], [sys.stdout.fileno(), sys.stderr.fileno()])
         server.sendall(data)
-        header = _receive(server, LENGTH_BYTES)
-        if not header:
-            raise WorkerLost(f"the process that ran {function} ended without an answer; the same command goes on.")
-        reply = json.loads(_receive(server, int.from_bytes(header, "big")))
+        reply = _message(server, _receive(server, LENGTH_BYTES))
+    if reply is None:
+        raise WorkerLost(f"the process that ran {function} ended without an answer; the same command goes on.")
     if "error" in reply:
         raise RuntimeError(reply["error"])
     return reply["result"]
@@ -178,6 +178,13 @@ def _connection(path: str) -> socket.socket:
 def _send(to: socket.socket, data: Any) -> None:
     text = json.dumps(data).encode()
     to.sendall(len(text).to_bytes(LENGTH_BYTES, "big") + text)
+
+
+def _message(source: socket.socket, header: bytes) -> Any:
+    """Return the message that `header` announces, or None when the other side left before it was whole."""
+    count = int.from_bytes(header, "big")
+    text = _receive(source, count) if len(header) == LENGTH_BYTES else b""
+    return json.loads(text) if text and len(text) == count else None
 
 
 def _receive(source: socket.socket, count: int) -> bytes:

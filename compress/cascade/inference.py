@@ -72,7 +72,7 @@ class RoutedSession:
 
     def __init__(self, router: Router, small: Network, large: Network, like: Any) -> None:
         self._router, self._small, self._large = router, small, large
-        self.name, self.device, self.num_threads = like.name, like.device, like.num_threads
+        self.name, self.device, self.num_threads, self.size_bytes = like.name, like.device, like.num_threads, 0
 
     def infer(self, x_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits (B, num_classes), float32, for inputs (B, C, H, W); the large network runs when needed."""

@@ -28,11 +28,13 @@ class Session(Protocol):
         name: The runtime's piece ("torch").
         device: Where it runs ("cpu").
         num_threads: CPU threads that it may use inside one call.
+        size_bytes: Size of the exported file that it runs; 0 when it runs none.
     """
 
     name: str
     device: str
     num_threads: int
+    size_bytes: int
 
     def infer(self, x_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits (B, num_classes), float32, for inputs (B, C, H, W)."""
@@ -48,6 +50,7 @@ class TorchSession:
 
     name = "torch"
     device = "cpu"
+    size_bytes = 0
 
     def __init__(self, module: nn.Module, num_threads: int) -> None:
         self._module = module.eval()

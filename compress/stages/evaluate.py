@@ -23,7 +23,7 @@ from compress.measure.paired import paired_latency
 from compress.measure.runtimes import RUNTIMES, Session
 from compress.measure.significance import wilson_interval
 
-PREDICTIONS, ONNX, INT8, ROUTER = "predictions.npz", "model.onnx", "model.int8.onnx", "cascade.json"
+PREDICTIONS, INT8, ROUTER = "predictions.npz", "model.int8.onnx", "cascade.json"
 NUM_PARITY = 64
 #: Validation inputs that one sample of a latency goes through, and batches at most.
 NUM_TIMED, NUM_TIMED_BATCHES = 256, 64
@@ -88,8 +88,6 @@ def evaluate(call: StageCall) -> StageResult:
         cost = cost_of(model)
         found.models[name] = {key: getattr(cost, key) for key in ("macs", "params", "size_bytes")}
         _score(found, name, model, task)
-    if path := call.parents["model"].files.get(ONNX):
-        found.models["student"]["onnx_size_bytes"] = float(path.stat().st_size)
     router = _router(call.parents, found)
     if router:
         _add_cascade(found, router, student, teacher, task)
@@ -97,6 +95,7 @@ def evaluate(call: StageCall) -> StageResult:
         with ExitStack() as stack:
             sessions = _open(stack, runtime, call.parents, call.config.num_threads)
             found.parity[runtime] = parity(student, sessions["student"], _validation_inputs(task))
+            _add_sizes(found, sessions)
             if "int8" in sessions:
                 _add_int8(found, call.parents["model"], sessions["int8"], task)
             if router:
@@ -214,6 +213,13 @@ def _go_through(session: Session, stream: Sequence[NDArray[np.float32]]) -> None
         session.infer(x_BCHW)
 
 
+def _add_sizes(found: Findings, sessions: Mapping[str, Session]) -> None:
+    """Replace the size of the weights by that of the exported file, where a runtime runs one."""
+    for name in ("teacher", "student"):
+        if sessions[name].size_bytes:
+            found.models[name]["size_bytes"] = float(sessions[name].size_bytes)
+
+
 def _router(parents: Mapping[str, Entry], found: Findings) -> Router | None:
     if "cascade" not in parents:
         return None
@@ -238,13 +244,14 @@ def _add_cascade(found: Findings, router: Router, student: Network, teacher: Net
     found.models["cascade"].update(
         macs=small["macs"] + share * large["macs"],
         params=small["params"] + large["params"],
-        size_bytes=small["size_bytes"] + large["size_bytes"],
         route_shares=[1 - share, share],
     )
 
 
 def _add_cost_ratios(found: Findings) -> None:
     teacher = found.models["teacher"]
+    if "cascade" in found.models:
+        found.models["cascade"]["size_bytes"] = teacher["size_bytes"] + found.models["student"]["size_bytes"]
     found.ratios.pop("teacher", None)
     for name, costs in found.models.items():
         if costs is not teacher:

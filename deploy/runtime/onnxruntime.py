@@ -31,6 +31,7 @@ class OnnxSession:
         device: Execution provider in short: "cpu", "cuda", "tensorrt".
         num_threads: Threads inside one operator.
         input_shape: (C, H, W) of one input.
+        size_bytes: Size of the file.
     """
 
     name = "onnxruntime"
@@ -40,7 +41,7 @@ class OnnxSession:
             raise ValueError(f"{path} does not exist: export the model first (`secateur run export`).")
         if num_threads < 1:
             raise ValueError(f"runtime 'onnxruntime': num_threads={num_threads}; use 1 or more.")
-        self.path, self.num_threads = path, num_threads
+        self.path, self.num_threads, self.size_bytes = path, num_threads, path.stat().st_size
         self.device = provider.removesuffix("ExecutionProvider").lower()
         self._session = session_from_bytes(path.read_bytes(), num_threads=num_threads, provider=provider)
         self._input = self._session.get_inputs()[0].name

@@ -25,6 +25,7 @@ class EngineSession:
         path: The engine's file.
         input_shape: (C, H, W) of one input.
         max_batch: Largest batch of its profile.
+        size_bytes: Size of the file.
     """
 
     name = "tensorrt"
@@ -32,7 +33,7 @@ class EngineSession:
 
     def __init__(self, path: Path, *, trt: Any = None, device: str = "cuda") -> None:
         trt = trt or require_tensorrt()
-        self.path, self.device = path, device
+        self.path, self.device, self.size_bytes = path, device, path.stat().st_size
         runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:

@@ -1,6 +1,7 @@
 import errno
 import json
 import multiprocessing
+import subprocess
 import time
 
 import pytest
@@ -137,3 +138,28 @@ def test_a_second_maker_waits(store):
 def test_records_are_plain_json(store):
     put(store)
     assert json.loads((store.folder(REF) / "entry.json").read_text())["ref"] == REF
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk, tmp_path):
+    source = tmp_path / "large.bin"
+    source.write_bytes(b"x" * 2_000_000)
+    store = LocalStore(small_disk / "store")
+    with pytest.raises(StoreFull, match="free space under"):
+        put(store, files={"large.bin": source})
+    assert not store.has(REF)
+    assert list((store.root / "incoming").iterdir()) == []
+    source.write_bytes(b"x")
+    assert put(store, files={"large.bin": source}).report == {"score": 0.5}
