@@ -142,7 +142,9 @@ def _stage_command(card: Card[Any]) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         parents = {role: given[role] for role in (*roles, *optional) if given[role]}
-        changed = json.loads(given["config"] or "{}") | {name: _value(given[name]) for name in names if given[name]}
+        changed = _object("--config", given["config"] or "{}") | {
+            name: _value(given[name]) for name in names if given[name]
+        }
         _run(card.name, changed, parents, given)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -162,6 +164,16 @@ def _parameter(name: str, kind: type, default: Any, text: str, *, envvar: str = 
         default=empty if default is ... else default,
         annotation=Annotated[kind, option],
     )
+
+
+def _object(flag: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{flag} {text!r} is not valid JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f'{flag} is a JSON object such as {{"epochs": 3}}; got {text!r}.')
+    return found
 
 
 def _value(text: str) -> Any:
@@ -226,18 +238,20 @@ def _console() -> Any:
 
 def _fail(error: Exception) -> NoReturn:
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"secateur: {message}", file=sys.stderr)
+    extra = "; install the extra that brings it: pip install 'secateur[all]'" if isinstance(error, ImportError) else ""
+    print(f"secateur: {message}{extra}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def main() -> None:
     """Entry point of the `secateur` command."""
-    words = sys.argv[1:] + os.environ.get("COMP_WORDS", "").split()
+    typed = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
+    words = sys.argv[1:] + typed.split()
     if "run" in words:
         add_stage_commands()
     try:
         app()
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("SECATEUR_DEBUG"):
             raise
         _fail(error)

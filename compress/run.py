@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from compress import catalogue
 from compress.core.model import Model
 from compress.core.registry import UnknownName
-from compress.core.stage import STAGES, Entry, Ref, StageCall, StageConfig, identity
+from compress.core.stage import STAGES, Entry, Ref, StageCall, StageConfig, StageResult, identity, ref_of
 from compress.core.task import TASKS, Task
 from compress.store import LocalStore, ModelStore
 
@@ -56,10 +57,9 @@ def run_stage(
     assert isinstance(config, StageConfig)
     _check_roles(stage, parents)
     ref, record = identity(stage, config, parents, task)
-    if store.has(ref):
-        return Outcome(store.get(ref), True, store.record(ref)["seconds"])
-    with _sole_maker(store, ref):
+    with _local(store).locked(ref):
         if store.has(ref):
+            _local(store).clear_scratch(ref)
             return Outcome(store.get(ref), True, store.record(ref)["seconds"])
         start = time.monotonic()
         entries = {role: store.get(parent) for role, parent in parents.items()}
@@ -68,7 +68,7 @@ def run_stage(
         result = card.function(call)
         seconds = time.monotonic() - start
         entry = store.put(ref, record, result, seconds)
-    _local(store).clear_scratch(ref)
+        _local(store).clear_scratch(ref)
     return Outcome(entry, False, seconds)
 
 
@@ -78,12 +78,13 @@ def task_of(spec: str | Mapping[str, Any]) -> Task:
     Raises:
         ValueError: The data is not the data whose digest the identity pins.
     """
-    import json
-
     catalogue.load()
     if isinstance(spec, str) and spec.lstrip().startswith("{"):
-        spec = json.loads(spec)
-    if isinstance(spec, str) or "piece" not in spec:
+        try:
+            spec = json.loads(spec)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"task {spec!r} is not valid JSON: {error}.") from error
+    if isinstance(spec, str) or not {"piece", "digest"} <= set(spec):
         return TASKS.from_json(spec)()
     task: Task = TASKS.from_json(spec["piece"])()
     if task.digest != spec["digest"]:
@@ -95,18 +96,17 @@ def task_of(spec: str | Mapping[str, Any]) -> Task:
 
 
 def import_model(model: Model, store: ModelStore) -> Ref:
-    """Store a model that no stage here made, under a name derived from its content."""
-    import hashlib
+    """Store a model that no stage here made, under a name derived from weights, lineage and input."""
+    from compress.train.checkpoint import state_digest
 
-    from compress.core.stage import StageResult
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    ref = Ref(f"imported-{digest.hexdigest()[:16]}")
+    content = {
+        "weights": state_digest(model.module),
+        "lineage": model.lineage.as_json(),
+        "input": model.input.as_json(),
+    }
+    record = {"stage": "imported", "version": 1, "config": content, "parents": {}, "task": None}
+    ref = ref_of(record)
     if not store.has(ref):
-        record = {"stage": "imported", "version": 1, "config": {}, "parents": {}, "task": None}
         store.put(ref, record, StageResult(report={}, model=model), 0.0)
     return ref
 
@@ -126,7 +126,3 @@ def _local(store: ModelStore) -> LocalStore:
     local = getattr(store, "local", store)
     assert isinstance(local, LocalStore)
     return local
-
-
-def _sole_maker(store: ModelStore, ref: Ref) -> Any:
-    return _local(store).locked(ref)

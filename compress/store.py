@@ -103,6 +103,7 @@ class LocalStore:
         Raises:
             StoreFull: There is no space left; the store is as it was before.
         """
+        self._sweep(ref)
         partial = self.root / "incoming" / f"{ref}-{uuid.uuid4().hex[:8]}"
         try:
             self._write(partial, ref, record, result, seconds)
@@ -116,6 +117,11 @@ class LocalStore:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return self.get(ref)
+
+    def _sweep(self, ref: Ref) -> None:
+        """Delete what killed writers of `ref` left; who puts holds the lock, so nobody else is writing."""
+        for folder in (self.root / "incoming").glob(f"{ref}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, folder: Path, ref: Ref, record: Mapping[str, Any], result: StageResult, seconds: float) -> None:
         folder.mkdir(parents=True)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Name of the alias behind a registered model's name that a teacher may be given by.
 REGISTERED = "models:/"
+#: Stages without which there is no verdict.
+NEEDED = ("export", "evaluate", "gate")
 
 
 @delegated
@@ -51,12 +53,14 @@ def resolve(
         ValueError: A task, teacher, option or piece that does not exist; before any work is spent.
     """
     from compress.run import task_of
+    from deploy.mlflow_store import flush
     from deploy.tracking import open_parent
 
     found = task_of(task)
     students = json.loads(budgets)
     check_students(students)
     store = open_store(workspace, tracking_uri=tracking_uri)
+    flush(store)
     teacher_ref = store.resolve(teacher.removeprefix(REGISTERED)) if teacher else ""
     if teacher_ref:
         found.check_fits(store.get(Ref(teacher_ref)).model.input)
@@ -86,7 +90,11 @@ def check_students(students: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(f"budgets: every student needs a name of its own; got {names}.")
     for student in students:
         for stage, config in student.items():
-            if stage == "name" or config == "off":
+            if stage == "name":
+                continue
+            if config == "off" and stage in NEEDED:
+                raise ValueError(f"budget {student['name']!r}: {stage} cannot be off; the verdict is made of it.")
+            if config == "off":
                 continue
             if stage not in STAGES:
                 raise UnknownName.among(f"stage in budget {student['name']!r}:", stage, STAGES)
@@ -182,6 +190,7 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
     Returns:
         verdict ("pass", "fail" or "error") and path of the page.
     """
+    from deploy.mlflow_store import flush
     from deploy.report import final_metrics, note_markdown
     from deploy.tracking import close_parent
 
@@ -191,6 +200,7 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
     state = json.loads(opened.read_text())
     is_done = status.upper() == "SUCCEEDED" and "report" in state
     store = open_store(workspace, tracking_uri=tracking_uri or state["uri"])
+    flush(store)
     try:
         data = _gathered(store, state) if "report" in state else None
     except (KeyError, ValueError, OSError) as trouble:

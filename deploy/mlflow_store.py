@@ -88,12 +88,20 @@ class MlflowStore:
         return self.local.record(ref)
 
     def put(self, ref: Ref, record: Mapping[str, Any], result: StageResult, seconds: float) -> Entry:
-        """Store a result locally, then push it; without MLflow it waits in `pending`."""
+        """Store a result locally, then push it; without MLflow it waits in `pending`.
+
+        The marker is written first: from the moment on when the entry is there, a kill leaves it pending.
+        """
         sampler = self._samplers.pop(ref, None) or Sampler()
         samples = sampler.stop()
-        entry = self.local.put(ref, record, result, seconds)
         marker = {"ref": ref, "destination": self.destination.as_json(), "samples": samples}
         write_json(self.pending / f"{ref}.json", marker)
+        try:
+            entry = self.local.put(ref, record, result, seconds)
+        except BaseException:
+            if not self.local.has(ref):
+                (self.pending / f"{ref}.json").unlink(missing_ok=True)
+            raise
         try:
             self._push(ref, self.destination, samples)
         except Unreachable as error:
@@ -157,10 +165,36 @@ class MlflowStore:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _push(self, ref: Ref, destination: Destination, samples: Sequence[Sample]) -> None:
+        """Push an entry and, before it, those of its ancestors here that MLflow lacks, so that lineage holds.
+
+        One process at a time pushes an entry; the second one does it again, which changes nothing.
+        """
         from deploy.tracking.stage_run import push_entry
 
-        self._ask(lambda client: push_entry(client, destination, self.local, ref, samples=samples), destination.uri)
-        (self.pending / f"{ref}.json").unlink(missing_ok=True)
+        for parent in dict.fromkeys(self.local.record(ref)["identity"]["parents"].values()):
+            self._push_ancestor(Ref(parent), destination)
+        with self.local.locked(Ref(f"push-{ref}")):
+            self._ask(lambda client: push_entry(client, destination, self.local, ref, samples=samples), destination.uri)
+            (self.pending / f"{ref}.json").unlink(missing_ok=True)
+
+    def _push_ancestor(self, ref: Ref, child: Destination) -> None:
+        """Push `ref` to where its child goes if it waits for that server, or if that server never saw it."""
+        if not self.local.has(ref):
+            return
+        marker = self._marker(ref)
+        if marker is not None and marker[0].uri == child.uri:
+            self._push(ref, *marker)
+        elif self._ask(lambda client: locate(client, ref), child.uri) is None:
+            self._push(ref, replace(child, run_id=""), [])
+
+    def _marker(self, ref: Ref) -> tuple[Destination, list[Sample]] | None:
+        """Return where a pending entry was meant to go, and what the machine did meanwhile; None if none waits."""
+        try:
+            kept = json.loads((self.pending / f"{ref}.json").read_text())
+        except FileNotFoundError:
+            return None
+        samples = [(name, when_ms, value) for name, when_ms, value in kept["samples"]]
+        return Destination(**kept["destination"]), samples
 
     def _ask(self, work: Callable[[MlflowClient], T], uri: str = "") -> T:
         """Return `work(client)`; once MLflow was found away, later calls try only once."""
@@ -188,6 +222,20 @@ def pending_refs(store: MlflowStore) -> list[Ref]:
     return sorted(known, key=lambda ref: (_depth(store.local, ref), store.local.record(ref)["created"]))
 
 
+def flush(store: MlflowStore) -> list[Ref]:
+    """Push what an interruption or an absent MLflow left behind, and return what was pushed.
+
+    Without MLflow this only warns; everything stays pending.
+    """
+    waiting = pending_refs(store)
+    try:
+        return push_pending(store)
+    except Unreachable as error:
+        left = pending_refs(store)
+        log.warning("%s %d results wait in %s. %s", error, len(left), store.pending, how_to_push(store))
+        return [ref for ref in waiting if ref not in left]
+
+
 def push_pending(store: MlflowStore, *, uri: str = "") -> list[Ref]:
     """Push everything that waits, then close the pipelines' runs that could not be closed.
 
@@ -205,9 +253,8 @@ def push_pending(store: MlflowStore, *, uri: str = "") -> list[Ref]:
 
     pushed = []
     for ref in pending_refs(store):
-        marker = json.loads((store.pending / f"{ref}.json").read_text())
-        destination = _redirected(Destination(**marker["destination"]), uri)
-        store._push(ref, destination, [(name, when_ms, value) for name, when_ms, value in marker["samples"]])
+        if (marker := store._marker(ref)) is not None:
+            store._push(ref, _redirected(marker[0], uri), marker[1])
         pushed.append(ref)
     for path in sorted(store.pending.glob(f"{OFFLINE}*.json")):
         kept = json.loads(path.read_text())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from compress.core.model import Model
+from compress.measure.agreement import agreement
 from compress.measure.runtimes import Session
 
 #: Rounding of float32 through a deep network, relative to its largest output.
@@ -105,9 +106,8 @@ def first_layer_that_differs(model: Model, onnx_path: Path, x_BCHW: Tensor, *, l
 
 
 def _difference(name: str, logits_BC: NDArray[np.float32], expected_BC: NDArray[np.float32]) -> Parity:
-    gap = float(np.abs(logits_BC - expected_BC).max())
-    agree = float((logits_BC.argmax(1) == expected_BC.argmax(1)).mean())
-    return Parity(gap if np.isfinite(gap) else float("inf"), agree, name, float(np.abs(expected_BC).max()))
+    found = agreement(expected_BC, logits_BC)
+    return Parity(found.max_abs, found.top1_agree, name, float(np.abs(expected_BC).max()))
 
 
 def _is_close(value: NDArray[Any], other: NDArray[Any], limit: float) -> bool:

@@ -54,11 +54,14 @@ def promote(
         experiment: Used when there is no parent run.
 
     Returns:
-        promoted, already, name, version, previous, model_id, reasons, pull (commands).
+        promoted, already, name, version, previous, model_id, reasons, export (the entry that was to be promoted).
+
+    Raises:
+        OSError: The package cannot be written here; the registry was not touched.
     """
     gate = store.record(Ref(gate_ref))
     if reasons := _objections(store, gate, export_ref):
-        return _answer(name, reasons=reasons)
+        return _answer(name, reasons=reasons) | {"export": export_ref}
     evaluation = store.record(Ref(gate["identity"]["parents"]["evaluation"]))
     cascade = "" if gate["report"].get("cascade") == DEMOTED else cascade_ref or ""
     refs = {"export": export_ref, "gate": gate_ref, "evaluation": evaluation["ref"], "cascade": cascade}
@@ -67,16 +70,16 @@ def promote(
     destination = Destination(uri=uri, experiment=experiment, parent_run=run)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "package"
+        build_package(store, folder, refs, name=name)
 
         def work(client: MlflowClient) -> dict[str, Any]:
-            if not folder.is_dir():
-                build_package(store, folder, refs, name=name)
             return _move(client, destination, name, identity, refs, evaluation["report"], folder)
 
         try:
-            return retrying(uri, work)
+            answer = retrying(uri, work)
         except Unreachable as error:
-            return _answer(name, reasons=[f"{error} The champion is unchanged; run the pipeline again to promote."])
+            answer = _answer(name, reasons=[f"{error} The champion is unchanged; run the pipeline again to promote."])
+    return answer | {"export": export_ref}
 
 
 def pull_commands(name: str, uri: str) -> dict[str, str]:

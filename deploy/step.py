@@ -27,7 +27,12 @@ PIPELINE_RUN = "SECATEUR_PIPELINE_RUN"
 
 def workspace_folder(workspace: str) -> Path:
     """Return the folder that a run works in: the argument, or SECATEUR_WORKSPACE, or `.secateur`."""
-    return Path(workspace or os.environ.get("SECATEUR_WORKSPACE", ".secateur")).absolute()
+    name = workspace or os.environ.get("SECATEUR_WORKSPACE", ".secateur")
+    if "://" in name:
+        raise ValueError(
+            f"workspace {name!r}: name a folder that all steps share; models go to MLflow by tracking_uri."
+        )
+    return Path(name).absolute()
 
 
 def open_store(workspace: str, *, tracking_uri: str = "", parent_run: str = "") -> MlflowStore:

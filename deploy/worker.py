@@ -38,6 +38,9 @@ LATE = ("accelerate", "torch._dynamo", "torch_pruning", "optuna", "onnxruntime.q
 RUNS_A_STAGE = "deploy.step:make"
 LENGTH_BYTES = 8
 
+#: Whether this process is a child of the server; it runs what it was asked for itself.
+_is_child = False
+
 
 class WorkerLost(RuntimeError):
     """The server or its child ended before it answered."""
@@ -52,7 +55,7 @@ def delegated(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         path = os.environ.get(SOCKET, "")
-        if not path:
+        if not path or _is_child:
             return function(*args, **kwargs)
         return _ask(path, f"{function.__module__}:{function.__qualname__}", args, kwargs)
 
@@ -112,6 +115,8 @@ def preload(names: Iterable[str]) -> None:
 
 def _answer(caller: socket.socket, request: Mapping[str, Any], descriptors: Iterable[int]) -> None:
     """Run one request in this forked child and leave."""
+    global _is_child
+    _is_child = True
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for descriptor, standard in zip(descriptors, (1, 2), strict=True):
         os.dup2(descriptor, standard)

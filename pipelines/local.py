@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,23 @@ def run(given: Mapping[str, Any], workspace: Path, console: Console) -> Watch:
     Raises:
         DagError: Says which task failed, why, and where the log lies.
     """
+    with _sole_user(workspace):
+        return _run(given, workspace, console)
+
+
+@contextlib.contextmanager
+def _sole_user(workspace: Path) -> Iterator[None]:
+    """Hold the workspace; a second run in it would delete the first one's files."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    with (workspace / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another run is using {workspace}: wait for it, or choose another workspace.") from error
+        yield
+
+
+def _run(given: Mapping[str, Any], workspace: Path, console: Console) -> Watch:
     folder = workspace / "dag"
     if "python3" in str(workspace):
         raise ValueError(f"{workspace}: kfp.local rewrites the word python3 in paths; choose another workspace.")

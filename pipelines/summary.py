@@ -83,7 +83,9 @@ def _ratio(value: Any) -> str:
 def _verdict(gate: Mapping[str, Any]) -> str:
     if not gate:
         return "no gate"
-    return "passed" if gate.get("passed") else "refused: " + "; ".join(gate.get("reasons", ["no reason given"]))
+    from deploy.report.markdown import failed_reasons
+
+    return "passed" if gate.get("passed") else "refused: " + "; ".join(failed_reasons(gate))
 
 
 def table(cells: Iterable[list[str]]) -> Table:

@@ -23,7 +23,7 @@ def cascade(
     Args:
         config: JSON of the stage's configuration, or `off` for none.
         task: JSON of the task, with the digest that `resolve` pinned.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         model: Entry that answers first.
         teacher: Entry that answers what is deferred.
         metrics: The numbers of the stage's report.

@@ -16,7 +16,7 @@ def close_run(
 
     Args:
         pipeline_run: Identity of the pipeline run, a tag of the parent run.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         status: How the tasks before ended; Kubeflow fills it.
         tracking_uri: MLflow server; empty: from the environment, or a file in the workspace.
     """

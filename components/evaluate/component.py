@@ -24,7 +24,7 @@ def evaluate(  # noqa: PLR0913
     Args:
         config: JSON of the stage's configuration.
         task: JSON of the task, with the digest that `resolve` pinned.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         model: Exported entry of the student.
         teacher: Entry to compare with.
         cascade: Entry of the cascade; empty: none.

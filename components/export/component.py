@@ -23,7 +23,7 @@ def export(
     Args:
         config: JSON of the stage's configuration, or `off` to pass the model through.
         task: JSON of the task, with the digest that `resolve` pinned.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         model: Entry to export.
         pointer: JSON that names the stored model.
         metrics: The numbers of the stage's report.

@@ -17,12 +17,16 @@ def gate(
 ) -> str:
     """Decide whether a student is good enough, and give the reasons.
 
-    Checks the accuracy floor by paired bootstrap, the speed-up floor by paired latency, and parity.
+    Accuracy: the loss against the teacher on the same test inputs, told with its 95 % interval by paired
+    bootstrap. Rule `point` (the default) holds the measured loss against the limit; rule `lower_bound` holds the
+    unfavourable end against it, the loss that 95 % of the bootstrap samples do not exceed. Speed: the lower end of
+    the paired speed-up's 95 % interval. Parity: the largest difference of a logit. INT8 and cascade are extras:
+    when they lose too much, or the cascade costs no less than the teacher, they are demoted.
 
     Args:
         config: JSON of the stage's configuration: the limits; `off`: nothing passes.
         task: JSON of the task, with the digest that `resolve` pinned.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         evaluation: Entry of `evaluate`.
         metrics: The numbers of the stage's report.
         parent_run: MLflow run that gets this stage's child run; empty: found by the environment.

@@ -20,7 +20,7 @@ def promote(
 
     Args:
         candidates: JSON of each budget's candidate, from `gate`.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         model_name: Name of the registered model.
         metrics: The numbers of the promoted version.
         tracking_uri: MLflow server; empty: from the environment, or a file in the workspace.

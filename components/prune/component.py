@@ -24,7 +24,7 @@ def prune(  # noqa: PLR0913
     Args:
         config: JSON of the stage's configuration, or `off` to pass the model through.
         task: JSON of the task, with the digest that `resolve` pinned.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         model: Entry to cut.
         reference: Entry that relative budgets refer to: the teacher.
         pointer: JSON that names the stored model.

@@ -21,7 +21,7 @@ def report(
     Args:
         candidates: JSON of each budget's candidate, from `gate`.
         teacher: Entry of the teacher.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         page: The page, shown by Kubeflow's UI.
         promotion: Entry of `promote`; empty: nothing was promoted.
         parent_run: MLflow run that gets the page; empty: found by the environment.

@@ -24,7 +24,7 @@ def resolve(
 
     Args:
         task: Name or JSON of a task.
-        workspace: Where entries live: a directory or the URI of a store.
+        workspace: Where entries live: a folder that all steps share.
         budgets: Name and stage configurations of each student.
         teacher: Entry, alias or registered version (`models:/net@champion`); empty: train one.
         run_name: Name of the parent run.

@@ -87,6 +87,7 @@ class Router:
     Attributes:
         small: Name of the small network's entry.
         large: Name of the large network's entry.
+        digests: Of the weights of the small and of the large network that the threshold was chosen for.
         confidence: Piece of CONFIDENCES.
         threshold: A score above it is deferred.
         temperature: Of the small and of the large network.
@@ -94,6 +95,7 @@ class Router:
 
     small: str
     large: str
+    digests: tuple[str, str]
     confidence: Piece[Any]
     threshold: float
     temperature: tuple[float, float] = field(default=(1.0, 1.0))
@@ -109,11 +111,25 @@ class Router:
             temperature=self.temperature,
         )
 
+    def check_members(self, small_digest: str, large_digest: str) -> None:
+        """Raise ValueError unless these are the weights that the threshold and temperatures were chosen for."""
+        members = (("small", "model", self.small), ("large", "teacher", self.large))
+        for (member, role, ref), found, expected in zip(
+            members, (small_digest, large_digest), self.digests, strict=True
+        ):
+            if found != expected:
+                raise ValueError(
+                    f"the cascade was calibrated with {ref} as its {member} network, but role {role!r} holds other "
+                    f"weights ({found[:12]}…, calibrated {expected[:12]}…): run stage cascade again with this "
+                    f"{role}, or evaluate with the one it was calibrated for."
+                )
+
     def as_json(self) -> dict[str, Any]:
         """JSON with what `from_json` needs."""
         return {
             "small": self.small,
             "large": self.large,
+            "digests": list(self.digests),
             "confidence": self.confidence.as_json(),
             "threshold": self.threshold,
             "temperature": list(self.temperature),
@@ -121,11 +137,19 @@ class Router:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Router:
-        """Read what `as_json` wrote."""
+        """Read what `as_json` wrote.
+
+        Raises:
+            ValueError: It does not say which weights it was calibrated for.
+        """
+        if "digests" not in data:
+            raise ValueError("cascade.json names no weights of its members: run stage cascade again.")
+        small_digest, large_digest = data["digests"]
         small, large = data["temperature"]
         return cls(
             small=data["small"],
             large=data["large"],
+            digests=(str(small_digest), str(large_digest)),
             confidence=CONFIDENCES.from_json(data["confidence"]),
             threshold=float(data["threshold"]),
             temperature=(float(small), float(large)),

@@ -65,11 +65,11 @@ class Model:
 
     def save(self, folder: Path) -> None:
         """Write weights, architecture, input and a manifest with the SHA-256 of each into `folder`."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder.mkdir(parents=True, exist_ok=True)
         state = {key: value.detach().cpu().contiguous().clone() for key, value in self.module.state_dict().items()}
-        save_file(state, folder / "weights.safetensors")
+        (folder / "weights.safetensors").write_bytes(save(state))
         _write_json(folder / "architecture.json", {"format": FORMAT, **self.lineage.as_json()})
         _write_json(folder / "input.json", self.input.as_json())
         _write_json(folder / MANIFEST, {name: sha256_of(folder / name) for name in PARTS})

@@ -183,7 +183,8 @@ class Family(Generic[F]):
                 spec = json.loads(spec)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{self.name} {spec!r} is not valid JSON: {error}.") from error
-        assert isinstance(spec, Mapping)
+        if not isinstance(spec, Mapping):
+            raise ValueError(f'a {self.name} is a name or {{"name": …}}; got {spec!r}.')
         if "name" not in spec:
             raise ValueError(f'a {self.name} needs a "name"; got {dict(spec)!r}.')
         return self.bind(**{str(key): value for key, value in spec.items()})

@@ -49,7 +49,8 @@ class StageConfig:
                 data = json.loads(data or "{}")
             except json.JSONDecodeError as error:
                 raise ValueError(f"{cls.__name__}: {data!r} is not valid JSON: {error}.") from error
-        assert isinstance(data, Mapping)
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{cls.__name__} is a JSON object of options; got {data!r}.")
         known = [item.name for item in dataclasses.fields(cls)]
         for name in data:
             if name not in known:
@@ -170,12 +171,17 @@ def identity(
         "parents": dict(sorted(parents.items())),
         "task": task.identity() if task else None,
     }
+    return ref_of(record), record
+
+
+def ref_of(record: Mapping[str, Any]) -> Ref:
+    """Return the name that belongs to an identity's record; where the data lay does not count."""
     text = json.dumps(_without_place(record), sort_keys=True, separators=(",", ":"))
-    return Ref(f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"), record
+    return Ref(f"{record['stage']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
 
 
-def _without_place(record: dict[str, Any]) -> dict[str, Any]:
+def _without_place(record: Mapping[str, Any]) -> dict[str, Any]:
     if record["task"] is None:
-        return record
+        return dict(record)
     piece = {key: value for key, value in record["task"]["piece"].items() if key != "root"}
     return {**record, "task": {**record["task"], "piece": piece}}

@@ -185,6 +185,12 @@ class Task:
                 f"the model knows {spec.num_classes} classes, task {self.name!r} has {self.input.num_classes}: "
                 f"choose the task that it was trained on, or train a model for this one."
             )
+        if spec != self.input:
+            raise ValueError(
+                f"the model was made for other inputs than task {self.name!r} gives: its mean is {spec.mean}, std "
+                f"{spec.std}, first class {spec.class_names[0]!r}; the task's are {self.input.mean}, {self.input.std} "
+                f"and {self.input.class_names[0]!r}. Choose the task that it was trained on."
+            )
 
 
 #: () -> Task. Registered by the modules of `compress.data`.

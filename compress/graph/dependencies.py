@@ -21,6 +21,18 @@ from compress.graph.slicers import axis_size, is_depthwise, slicer_of, slices_it
 from compress.graph.units import Axis
 
 
+class Untraceable(ValueError):
+    """It cannot be found out which channels of a network hang together."""
+
+    def __init__(self, module: nn.Module, error: Exception) -> None:
+        super().__init__(
+            f"{type(module).__name__} cannot be traced, so its channels cannot be cut: Torch-Pruning stopped with "
+            f"{type(error).__name__}: {error}. Leave its channels whole and drop residual blocks only (stage search "
+            f'with the space "blocks"), distil into a network of another builder (resnet_cifar, vgg_small, '
+            f"mobilenet_v2_small), or quantize it alone."
+        )
+
+
 @dataclass
 class Component:
     """One set of positions that stand or fall together.
@@ -37,8 +49,22 @@ class Component:
 
 
 def components(module: nn.Module, x_BCHW: Tensor) -> list[Component]:
-    """Return the connected positions of `module`, each reached from a layer that produces channels."""
+    """Return the connected positions of `module`, each reached from a layer that produces channels.
+
+    Raises:
+        Untraceable: The network runs, but Torch-Pruning does not understand what it does.
+    """
     copied = _opaque(copy.deepcopy(module).eval().requires_grad_(True))
+    with torch.no_grad():
+        copied(x_BCHW)
+    try:
+        return _closure(copied, x_BCHW)
+    except Exception as error:
+        raise Untraceable(module, error) from error
+
+
+def _closure(copied: nn.Module, x_BCHW: Tensor) -> list[Component]:
+    """Trace a throw-away copy and join what hangs together."""
     graph = _dependency_graph(copied, x_BCHW)
     paths = {layer: path for path, layer in copied.named_modules()}
     joined = _Union()

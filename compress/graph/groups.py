@@ -26,6 +26,10 @@ class NotPrunable(UserWarning):
     """Channels that stay whole, and why."""
 
 
+class NotVerified(UserWarning):
+    """Channels that may be cut although no numbers confirm that the tracing got them right."""
+
+
 def trace_groups(module: nn.Module, x_BCHW: Tensor, *, is_verified: bool = True) -> tuple[ChannelGroup, ...]:
     """Return the groups of channels of `module` that can be cut, in module order.
 
@@ -36,7 +40,9 @@ def trace_groups(module: nn.Module, x_BCHW: Tensor, *, is_verified: bool = True)
         module: The network; not changed.
         x_BCHW: An input to trace it with.
         is_verified: Cut random channels once and compare with zeroing them. A group for which the two differ
-            is left out with a warning, so that a network that defeats the tracing is never cut wrongly.
+            is left out with a warning, so that a network that defeats the tracing is not cut wrongly. Channels that
+            a LayerNorm normalizes are the exception, because it sees zeros otherwise than nothing: for them only the
+            shape of the output is checked, and a warning (NotVerified) names them.
     """
     order = {path: k for k, (path, _) in enumerate(module.named_modules())}
     producers = {path for path, layer in module.named_modules() if is_producer(layer)}
@@ -78,7 +84,29 @@ def _group(
 
 
 def _verified(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tensor) -> tuple[ChannelGroup, ...]:
-    """Return the groups whose cut equals their mask: first all at once, one by one only when that fails."""
+    """Return the groups whose cut equals their mask, and normalized ones whose cut leaves the output's shape."""
+    normalized = [group.name for group in groups if _is_normalized(module, group)]
+    compared = _sound(module, tuple(group for group in groups if group.name not in normalized), x_BCHW)
+    names = {group.name for group in compared} | set(normalized)
+    if not normalized:
+        return compared
+    sound = _sound(module, tuple(group for group in groups if group.name in names), x_BCHW)
+    if unsure := [group.name for group in sound if group.name in normalized]:
+        warnings.warn(
+            f"channels of {', '.join(unsure)} pass a LayerNorm: that cutting them is right was checked by shape "
+            f"alone, not by numbers. Compare accuracy before and after the cut.",
+            NotVerified,
+            stacklevel=3,
+        )
+    return sound
+
+
+def _is_normalized(module: nn.Module, group: ChannelGroup) -> bool:
+    return any(isinstance(module.get_submodule(member.path), nn.LayerNorm) for member in group.members)
+
+
+def _sound(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tensor) -> tuple[ChannelGroup, ...]:
+    """Return the groups that show no difference: first all at once, one by one only when that fails."""
     if not groups or _difference(module, groups, x_BCHW) is None:
         return groups
     sound = []
@@ -93,11 +121,14 @@ def _verified(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tenso
             "each group of channels can be cut by itself but not all together: this network cannot be traced. "
             "Pass is_verified=False to look at the groups."
         )
-    return _verified(module, tuple(sound), x_BCHW)
+    return _sound(module, tuple(sound), x_BCHW)
 
 
 def _difference(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tensor) -> str | None:
-    """Cut about half of the channels and say how the result differs from zeroing them, or None."""
+    """Cut about half of the channels and say how the result differs from zeroing them, or None.
+
+    Numbers are compared unless one of the groups is normalized by a LayerNorm.
+    """
     kept = {}
     for group in groups:
         draw_C = torch.rand(group.num_channels, generator=generator(0, "verify", group.name))
@@ -111,7 +142,7 @@ def _difference(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Ten
         return str(error).splitlines()[0]
     if smaller.shape != whole.shape:
         return f"the output becomes {tuple(smaller.shape)}"
-    if any(isinstance(module.get_submodule(m.path), nn.LayerNorm) for group in groups for m in group.members):
+    if any(_is_normalized(module, group) for group in groups):
         return None
     gap, effect = (smaller - zeroed).abs().max(), (zeroed - whole).abs().max()
     is_equal = bool(gap <= 1e-3 * effect + 1e-5 * whole.abs().max())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from compress.core.random import generator
 from compress.core.task import Task
-from compress.graph.slicers import is_depthwise
+from compress.graph.slicers import is_depthwise, slices_itself
+from compress.graph.slopes import Slopes, slopes
 from compress.graph.units import Axis, ChannelGroup, Member
 
 #: What can be gathered. "gradient" and "gate" need data.
@@ -62,7 +63,12 @@ class GroupStats:
 
     @property
     def gate_parts(self) -> tuple[Part, ...]:
-        """Gradients (N, C) of each batch's loss for a factor on the channel's weights: Σ_K w · ∂L/∂w."""
+        """Gradients (N, C) of each batch's loss for a factor on the channel as one layer has it.
+
+        Σ_K w · ∂L/∂w for a layer with weights, in the order of `weight_parts`; then Σ_BHW x · ∂L/∂x for layers
+        that read the channel without weights (a shortcut that pads). The sum over all parts with axis "in" is
+        the first-order change of the loss for a factor on the channel as everybody reads it.
+        """
         return self._read("gate")
 
     def _read(self, need: str) -> tuple[Part, ...]:
@@ -97,6 +103,7 @@ def gather(
     """
     for need in needs:
         assert need in NEEDS, f"no statistic {need!r}; known: {NEEDS}"
+    plain = [(group.name, m) for group in groups for m in group.members if _reads_without_weight(module, m)]
     members = [(group.name, member) for group in groups for member in group.members if _has_weight(module, member)]
     weights: dict[str, nn.Parameter] = {path: _weight(module, path) for path in {m.path for _, m in members}}
     found: dict[str, dict[str, list[Part]]] = {group.name: {need: [] for need in needs} for group in groups}
@@ -109,10 +116,12 @@ def gather(
         batches = replace(task, augment=None).batches(
             "train", batch_size=batch_size, shuffle=generator(seed, "stats"), limit=num_batches * batch_size
         )
-        sums, gates = _sum_gradients(module, members, weights, _gradients(module, weights, task, batches))
+        found_slopes = slopes(module, weights, {m.path for _, m in plain}, task, batches)
+        sums, gates = _sum_slopes(module, [*members, *plain], weights, found_slopes)
         for k, (name, member) in enumerate(members):
             if "gradient" in needs:
                 found[name]["gradient"].append(_part(module, member, sums[k] / len(gates[k])))
+        for k, (name, member) in enumerate([*members, *plain]):
             if "gate" in needs:
                 found[name]["gate"].append(_part(module, member, torch.stack(gates[k])))
     return {group.name: GroupStats(group.name, group.num_channels, found[group.name]) for group in groups}
@@ -124,6 +133,11 @@ def _has_weight(module: nn.Module, member: Member) -> bool:
     return isinstance(getattr(layer, "weight", None), nn.Parameter) and not isinstance(layer, nn.PReLU)
 
 
+def _reads_without_weight(module: nn.Module, member: Member) -> bool:
+    """Return whether a member hands channels on without a weight that could tell what they are worth."""
+    return member.axis == "in" and slices_itself(module.get_submodule(member.path)) and not _has_weight(module, member)
+
+
 def _weight(module: nn.Module, path: str) -> nn.Parameter:
     weight = module.get_submodule(path).weight
     assert isinstance(weight, nn.Parameter)
@@ -131,7 +145,8 @@ def _weight(module: nn.Module, path: str) -> nn.Parameter:
 
 
 def _part(module: nn.Module, member: Member, values: Tensor) -> Part:
-    return Part(member.path, member.axis, _weight(module, member.path).ndim == 1, values)
+    is_norm = _has_weight(module, member) and _weight(module, member.path).ndim == 1
+    return Part(member.path, member.axis, is_norm, values)
 
 
 def _channels_first(module: nn.Module, member: Member, value: Tensor) -> Tensor:
@@ -143,41 +158,27 @@ def _channels_first(module: nn.Module, member: Member, value: Tensor) -> Tensor:
     return rows[positions].reshape(len(positions), -1).clone()
 
 
-def _gradients(
-    module: nn.Module, weights: Mapping[str, nn.Parameter], task: Task, batches: Iterator[tuple[Tensor, Tensor]]
-) -> Iterator[dict[str, Tensor]]:
-    """Yield the gradient of each batch's mean loss by path. Leaves flags, modes and `.grad` as they were."""
-    flags = {path: weight.requires_grad for path, weight in weights.items()}
-    modes = {layer: layer.training for layer in module.modules()}
-    device = next(module.parameters()).device
-    try:
-        module.eval()
-        for weight in weights.values():
-            weight.requires_grad_(True)
-        for x_BCHW, y_B in batches:
-            with torch.enable_grad():
-                loss = task.loss(module(x_BCHW.to(device)), y_B.to(device))
-                yield dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
-        for path, weight in weights.items():
-            weight.requires_grad_(flags[path])
-
-
-def _sum_gradients(
+def _sum_slopes(
     module: nn.Module,
     members: Sequence[tuple[str, Member]],
     weights: Mapping[str, nn.Parameter],
-    batches: Iterator[dict[str, Tensor]],
+    batches: Iterable[Slopes],
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Return for every member the summed gradient (C, K), and the gates (C,) of each batch."""
-    kernels = [_channels_first(module, member, weights[member.path]) for _, member in members]
-    sums = [torch.zeros_like(kernel_CK) for kernel_CK in kernels]
+    """Return the summed gradient (C, K) of every member with weights, and the gates (C,) of each batch of every one."""
+    kernels = {
+        k: _channels_first(module, member, weights[member.path])
+        for k, (_, member) in enumerate(members)
+        if member.path in weights
+    }
+    sums = [torch.zeros_like(kernel_CK) for kernel_CK in kernels.values()]
     gates: list[list[Tensor]] = [[] for _ in members]
-    for gradient in batches:
+    for batch in batches:
         for k, (_, member) in enumerate(members):
-            slope_CK = _channels_first(module, member, gradient[member.path])
-            sums[k] += slope_CK
-            gates[k].append((kernels[k] * slope_CK).sum(1))
+            if k in kernels:
+                slope_CK = _channels_first(module, member, batch.weights[member.path])
+                sums[k] += slope_CK
+                gates[k].append((kernels[k] * slope_CK).sum(1))
+            else:
+                flow_C = batch.inputs[member.path]
+                gates[k].append(flow_C[torch.tensor(member.index, device=flow_C.device)].sum(1))
     return sums, gates

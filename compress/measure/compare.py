@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from compress.core.stage import Entry
-from compress.measure.runtimes import RUNTIMES, paired_sessions
+from compress.measure.runtimes import RUNTIMES, is_installed, paired_sessions
 
 #: Shown for every run of the command line; others are measured by `evaluate`.
 COMPARED = (("onnxruntime", 1), ("onnxruntime", 64), ("torch", 1))
@@ -26,7 +26,7 @@ def compare_entries(before: Entry, after: Entry, *, rounds: int = 40) -> dict[st
     """
     ratios = {}
     for runtime, batch in COMPARED:
-        if runtime not in RUNTIMES:
+        if not is_installed(runtime):
             continue
         x_BCHW = before.model.input.example(batch).numpy().astype(np.float32)
         with ExitStack() as stack:

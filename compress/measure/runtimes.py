@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -43,6 +44,14 @@ class Session(Protocol):
 
 #: (entry) -> context manager that yields a Session. What the session needs is freed on exit.
 RUNTIMES: Family[Callable[..., AbstractContextManager[Session]]] = Family("runtime", data=("entry",))
+
+
+def is_installed(name: str) -> bool:
+    """Return whether the runtime `name` is registered and the package that it needs can be imported."""
+    if name not in RUNTIMES:
+        return False
+    package = RUNTIMES[name].extra.get("package", "torch")
+    return importlib.util.find_spec(package) is not None
 
 
 class TorchSession:

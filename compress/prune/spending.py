@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from compress.core.budget import Budget, Cost, RelativeBudget
+from compress.core.budget import Budget, Cost, Infeasible, RelativeBudget
 from compress.graph.cost_model import COUNTED, CostModel
 
 
@@ -40,18 +40,53 @@ def limits_at(depth: float, start: Cost, target: Budget) -> dict[str, float]:
     return limits
 
 
+class NothingFits(Infeasible):
+    """No choice fits several limits at once.
+
+    Its `what`, `limit` and `smallest` are of the quantity that the smallest choice overspends most; its message
+    has all of them, each in its own unit.
+    """
+
+    def __init__(self, limits: Mapping[str, float], smallest: Mapping[str, float]) -> None:
+        worst = max(limits, key=lambda name: smallest[name] / limits[name])
+        super().__init__(worst, limits[worst], smallest[worst])
+        wanted = " and ".join(f"{name} <= {limit:,.6g}" for name, limit in limits.items())
+        reached = " and ".join(f"{name} = {smallest[name]:,.6g}" for name in limits)
+        self.args = (
+            f"no model fits {wanted}: the smallest reachable has {reached}. Raise the limit of "
+            f"{' and '.join(name for name in limits if smallest[name] > limits[name])}, or let the stage remove more "
+            f"(min_kept_ratio, more groups).",
+        )
+
+
+class LargestPart:
+    """The largest part of a limit that masks spend, over several limits; 1 is the most that fits.
+
+    >>> class Counts:
+    ...     quantity = lambda self, name: lambda kept: {"macs": 90.0, "params": 8.0}[name]
+    >>> LargestPart(Counts(), {"macs": 100, "params": 16})({})
+    0.9
+    """
+
+    def __init__(self, model: CostModel, limits: Mapping[str, float]) -> None:
+        self._limits = limits
+        self._quantities = {name: model.quantity(name) for name in limits}
+
+    def __call__(self, kept: Mapping[str, Tensor]) -> float:
+        """Return the part for masks by group."""
+        return max(quantity(kept) / self._limits[name] for name, quantity in self._quantities.items())
+
+    def refusal(self, kept: Mapping[str, Tensor]) -> NothingFits:
+        """Return the error for masks that are the smallest choice and still do not fit."""
+        return NothingFits(self._limits, {name: quantity(kept) for name, quantity in self._quantities.items()})
+
+
 def spending(model: CostModel, limits: Mapping[str, float]) -> tuple[Callable[[Mapping[str, Tensor]], float], float]:
     """Return a cost function of masks and its limit, which together mean "within all limits".
 
     For one quantity they are the quantity itself and its limit; for several the largest part spent, and 1.
     """
-    if len(limits) == 1:
-        ((name, limit),) = limits.items()
-        return model.quantity(name), limit
-    quantities = {name: model.quantity(name) for name in limits}
-
-    def part_spent(kept: Mapping[str, Tensor]) -> float:
-        return max(quantity(kept) / limits[name] for name, quantity in quantities.items())
-
-    part_spent.__name__ = "largest part of " + " and ".join(limits)
-    return part_spent, 1.0
+    if len(limits) > 1:
+        return LargestPart(model, limits), 1.0
+    ((name, limit),) = limits.items()
+    return model.quantity(name), limit

@@ -15,6 +15,7 @@ from compress.core.registry import Piece
 from compress.core.stage import STAGES, StageCall, StageConfig, StageResult, piece_field
 from compress.measure.costs import cost_of
 from compress.measure.runtimes import RUNTIMES, paired_sessions
+from compress.train.checkpoint import state_digest
 from compress.train.scoring import logits_of
 
 FILE = "cascade.json"
@@ -40,8 +41,14 @@ class CascadeConfig(StageConfig):
     rounds: int = 30
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be 1 or more.")
 
-@STAGES.register("cascade", config=CascadeConfig, roles=("model", "teacher"))
+
+@STAGES.register("cascade", config=CascadeConfig, roles=("model", "teacher"), version=2)
 def cascade(call: StageCall) -> StageResult:
     """Let the compressed model answer first and the teacher where it is unsure.
 
@@ -69,6 +76,7 @@ def cascade(call: StageCall) -> StageResult:
     router = Router(
         small=call.parents["model"].ref,
         large=call.parents["teacher"].ref,
+        digests=(state_digest(small.module), state_digest(large.module)),
         confidence=config.confidence,
         threshold=chosen["threshold"],
         temperature=temperature,
@@ -89,8 +97,19 @@ def cascade(call: StageCall) -> StageResult:
         "bounds": bounds_at(chosen["deferred"], *right_N),
         "curve": curve.as_json(),
         **_expected_latency(call, chosen["deferred"]),
+        **_note(chosen["expected_macs_ratio"]),
     }
     return StageResult(report=report, files={FILE: call.scratch / FILE})
+
+
+def _note(expected_macs_ratio: float) -> dict[str, str]:
+    """Return a warning for a pair that saves nothing, else nothing."""
+    if expected_macs_ratio < 1:
+        return {}
+    return {
+        "note": f"the cascade needs {expected_macs_ratio:.2f} times the teacher's multiply-adds, so the teacher alone "
+        f"is cheaper: give the target more tolerance, use target 'cost', or pair a better small model."
+    }
 
 
 def _macs(cost: Cost) -> float:

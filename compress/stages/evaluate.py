@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.cascade.inference import RoutedSession, Router
+from compress.core.model import Model
+from compress.core.progress import track
 from compress.core.registry import Piece
 from compress.core.stage import STAGES, Entry, StageCall, StageConfig, StageResult
 from compress.core.task import Task
+from compress.measure.agreement import agreement
 from compress.measure.costs import cost_of
+from compress.measure.memory import peak_memory_bytes
 from compress.measure.paired import paired_latency
-from compress.measure.runtimes import RUNTIMES, Session
+from compress.measure.runtimes import RUNTIMES, Session, is_installed
 from compress.measure.significance import wilson_interval
+from compress.train.checkpoint import state_digest
 
 PREDICTIONS, INT8, ROUTER = "predictions.npz", "model.int8.onnx", "cascade.json"
 NUM_PARITY = 64
@@ -51,6 +56,17 @@ class EvaluateConfig(StageConfig):
     num_threads: int = 1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("runtimes", "batches"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: name at least one.")
+        if min(self.batches) < 1:
+            raise ValueError(f"batches={self.batches!r}: each must be 1 or more.")
+        for name in ("rounds", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be 1 or more.")
+
 
 @dataclass
 class Findings:
@@ -72,7 +88,12 @@ class Findings:
 
 
 @STAGES.register(
-    "evaluate", config=EvaluateConfig, roles=("model", "teacher"), optional_roles=("cascade",), reads_test=True
+    "evaluate",
+    config=EvaluateConfig,
+    roles=("model", "teacher"),
+    optional_roles=("cascade",),
+    reads_test=True,
+    version=2,
 )
 def evaluate(call: StageCall) -> StageResult:
     """Measure the compressed model against its teacher, on the test split, once.
@@ -80,31 +101,49 @@ def evaluate(call: StageCall) -> StageResult:
     INT8 is judged by the quantized file's own answers in its runtime; the cascade by really routing.
 
     Args:
-        call: Roles "model" (with files, when it was exported), "teacher", and perhaps "cascade".
+        call: Roles "model" (with files, when it was exported), "teacher", and perhaps "cascade". Its task
+            is open, because the stage's card says that it reads test data.
     """
-    task, found = call.task.opened(), Findings()
+    task, found = call.task, Findings()
     student, teacher = call.model("model"), call.model("teacher")
+    runtimes, router = _runtimes(call.config, found), _router(call)
     for name, model in (("teacher", teacher), ("student", student)):
-        cost = cost_of(model)
-        found.models[name] = {key: getattr(cost, key) for key in ("macs", "params", "size_bytes")}
+        found.models[name] = _costs(model)
         _score(found, name, model, task)
-    router = _router(call.parents, found)
     if router:
         _add_cascade(found, router, student, teacher, task)
-    for runtime in _runtimes(call.config, found):
+    visits = _visits(found, call, runtimes, router)
+    for runtime, batch, sessions in track(visits, total=len(runtimes) * len(call.config.batches), what="evaluate"):
+        _time(found, call.config, f"{runtime}/b{batch}", sessions, _stream(task, batch))
+    _add_cost_ratios(found)
+    path = _write_predictions(call.scratch / PREDICTIONS, found.correct_N, task)
+    return StageResult(report=_report(found, task), files={PREDICTIONS: path})
+
+
+def _costs(model: Model) -> dict[str, float]:
+    """Return what can be counted without a clock, by quantity."""
+    cost = cost_of(model)
+    counted = {key: getattr(cost, key) for key in ("macs", "params", "size_bytes")}
+    return {**counted, "peak_memory_bytes": float(peak_memory_bytes(model.module, model.input.example(1)))}
+
+
+def _visits(
+    found: Findings, call: StageCall, runtimes: Sequence[str], router: Router | None
+) -> Iterator[tuple[str, int, dict[str, Session]]]:
+    """Open one runtime after the other, compare its answers, and yield its sessions for every batch size to time."""
+    student, task = call.model("model"), call.task
+    for runtime in runtimes:
         with ExitStack() as stack:
             sessions = _open(stack, runtime, call.parents, call.config.num_threads)
-            found.parity[runtime] = parity(student, sessions["student"], _validation_inputs(task))
+            found.parity[runtime] = _parity(student, sessions["student"], _validation_inputs(task))
             _add_sizes(found, sessions)
             if "int8" in sessions:
                 _add_int8(found, call.parents["model"], sessions["int8"], task)
             if router:
                 networks = _network(sessions["student"]), _network(sessions["teacher"])
                 sessions["cascade"] = RoutedSession(router, *networks, sessions["student"])
-            _time(found, call.config, runtime, sessions, task)
-    _add_cost_ratios(found)
-    path = _write_predictions(call.scratch / PREDICTIONS, found.correct_N, task)
-    return StageResult(report=_report(found, task), files={PREDICTIONS: path})
+            for batch in call.config.batches:
+                yield runtime, batch, sessions
 
 
 def _score(found: Findings, name: str, answer: Network, task: Task) -> None:
@@ -125,12 +164,17 @@ def _correct(answer: Network, task: Task, split: str) -> Tensor:
 
 
 def _runtimes(config: EvaluateConfig, found: Findings) -> list[str]:
-    """Return the runtimes to use; of the default ones, those that are there."""
+    """Return the runtimes to use; of the default ones, those that are there.
+
+    Raises:
+        ValueError: A runtime that the user named is unknown or cannot be used here.
+    """
+    missing = [name for name in config.runtimes if not is_installed(name)]
     if config.runtimes != EvaluateConfig().runtimes:
-        return [RUNTIMES[name].name for name in config.runtimes]
-    missing = [name for name in config.runtimes if name not in RUNTIMES]
+        for name in missing:
+            raise ValueError(f"runtime {RUNTIMES[name].name!r} is not installed here: install it, or leave it out.")
     found.notes += [f"runtime {name!r} is not installed, so nothing was measured in it." for name in missing]
-    return [name for name in config.runtimes if name in RUNTIMES]
+    return [name for name in config.runtimes if name not in missing]
 
 
 def _open(stack: ExitStack, runtime: str, parents: Mapping[str, Entry], num_threads: int) -> dict[str, Session]:
@@ -159,23 +203,9 @@ def _validation_inputs(task: Task) -> Tensor:
     return x_BCHW
 
 
-def parity(reference: Network, session: Session, x_BCHW: Tensor) -> dict[str, float]:
-    """Return how far a runtime's answers are from torch's on the same inputs.
-
-    Args:
-        reference: The torch model.
-        session: The same model in another runtime.
-        x_BCHW: Inputs.
-
-    Returns:
-        max_abs: Largest difference of two logits.
-        top1_agree: Share of the inputs with the same answer, 0..1.
-    """
-    ours_BC, theirs_BC = reference(x_BCHW), _network(session)(x_BCHW)
-    return {
-        "max_abs": float((ours_BC - theirs_BC).abs().max()),
-        "top1_agree": float((ours_BC.argmax(1) == theirs_BC.argmax(1)).float().mean()),
-    }
+def _parity(reference: Model, session: Session, x_BCHW: Tensor) -> dict[str, float]:
+    """Return how far a runtime's answers are from torch's on the same inputs."""
+    return agreement(reference(x_BCHW).float().numpy(), np.asarray(session.infer(x_BCHW.numpy()))).as_json()
 
 
 def _add_int8(found: Findings, entry: Entry, session: Session, task: Task) -> None:
@@ -185,27 +215,29 @@ def _add_int8(found: Findings, entry: Entry, session: Session, task: Task) -> No
     _score(found, "int8", _network(session), task)
 
 
+def _stream(task: Task, batch: int) -> list[NDArray[np.float32]]:
+    """Return the real inputs that one sample of a latency goes through, in batches.
+
+    There are several, because what a cascade costs depends on its inputs.
+    """
+    num_batches = max(1, min(NUM_TIMED_BATCHES, NUM_TIMED // batch))
+    timed = task.batches("validation", batch_size=batch, limit=batch * num_batches)
+    return [x_BCHW.numpy() for x_BCHW, _ in timed]
+
+
 def _time(
     found: Findings,
     config: EvaluateConfig,
-    runtime: str,
+    key: str,
     sessions: Mapping[str, Session],
-    task: Task,
+    stream: Sequence[NDArray[np.float32]],
 ) -> None:
-    """Time every artifact of one runtime in turns, for each batch size, on the same real inputs.
-
-    One sample goes through several batches, because what a cascade costs depends on its inputs.
-    """
-    for batch in config.batches:
-        num_batches = max(1, min(NUM_TIMED_BATCHES, NUM_TIMED // batch))
-        timed = task.batches("validation", batch_size=batch, limit=batch * num_batches)
-        stream = [x_BCHW.numpy() for x_BCHW, _ in timed]
-        calls = {name: partial(_go_through, session, stream) for name, session in sessions.items()}
-        times = paired_latency(calls, rounds=config.rounds, warmup=WARMUP, seed=config.seed)
-        key = f"{runtime}/b{batch}"
-        for name, stream_ms in times.median_ms.items():
-            found.models[name]["latency_ms"][key] = stream_ms / len(stream)
-            found.ratios.setdefault(name, {})[f"latency/{key}"] = times.ratio("teacher", name).as_json()
+    """Time every artifact of one runtime in turns on the same inputs, and report it under `key`."""
+    calls = {name: partial(_go_through, session, stream) for name, session in sessions.items()}
+    times = paired_latency(calls, rounds=config.rounds, warmup=WARMUP, seed=config.seed)
+    for name, stream_ms in times.median_ms.items():
+        found.models[name]["latency_ms"][key] = stream_ms / len(stream)
+        found.ratios.setdefault(name, {})[f"latency/{key}"] = times.ratio("teacher", name).as_json()
 
 
 def _go_through(session: Session, stream: Sequence[NDArray[np.float32]]) -> None:
@@ -220,12 +252,12 @@ def _add_sizes(found: Findings, sessions: Mapping[str, Session]) -> None:
             found.models[name]["size_bytes"] = float(sessions[name].size_bytes)
 
 
-def _router(parents: Mapping[str, Entry], found: Findings) -> Router | None:
-    if "cascade" not in parents:
+def _router(call: StageCall) -> Router | None:
+    """Return the cascade, if there is one; one that was calibrated for other models is refused."""
+    if "cascade" not in call.parents:
         return None
-    router = Router.read(parents["cascade"].files[ROUTER])
-    if router.large != parents["teacher"].ref:
-        found.notes.append(f"the cascade was calibrated with {router.large}, but the teacher here is another entry.")
+    router = Router.read(call.parents["cascade"].files[ROUTER])
+    router.check_members(*(state_digest(call.model(role).module) for role in ("model", "teacher")))
     return router
 
 
@@ -255,7 +287,8 @@ def _add_cost_ratios(found: Findings) -> None:
     found.ratios.pop("teacher", None)
     for name, costs in found.models.items():
         if costs is not teacher:
-            parts = {key: teacher[key] / costs[key] for key in ("macs", "params", "size_bytes")}
+            counted = ("macs", "params", "size_bytes", "peak_memory_bytes")
+            parts = {key: teacher[key] / costs[key] for key in counted if key in costs}
             found.ratios.setdefault(name, {}).update(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ class GateConfig(StageConfig):
 
     Attributes:
         accuracy_drop_max: Largest loss of test accuracy against the teacher, 0..1.
-        accuracy_rule: What of the loss is held against its limit: the measured loss, or its bound.
+        accuracy_rule: What of the loss is held against a limit: `point` takes the measured loss, `lower_bound`
+            the loss that paired bootstrap samples do not exceed in 95 % of cases. Its interval is told in any case.
         speedup_min: Smallest paired speed-up over the teacher; the interval's lower end must reach it.
         speedup_runtime: Where the speed-up counts: runtime/bBATCH.
         parity_max: Largest difference of a logit between torch and any other runtime.
@@ -39,6 +41,19 @@ class GateConfig(StageConfig):
     parity_max: float = 1e-3
     int8_drop_max: float = 0.01
     cascade_drop_max: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("accuracy_drop_max", "int8_drop_max", "cascade_drop_max"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be in [0, 1]; 0.01 is one point.")
+        for name in ("speedup_min", "parity_max"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be 0 or more.")
+        if not re.fullmatch(r"[^/]+/b[1-9][0-9]*", self.speedup_runtime):
+            raise ValueError(
+                f"speedup_runtime={self.speedup_runtime!r}: must be RUNTIME/bBATCH, for example onnxruntime/b32."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +90,28 @@ class Check:
         }
 
 
-@STAGES.register("gate", config=GateConfig, roles=("evaluation",))
+@STAGES.register("gate", config=GateConfig, roles=("evaluation",), version=2)
 def gate(call: StageCall) -> StageResult:
     """Hold the evaluation against accuracy, speed and parity limits.
 
+    Accuracy: the loss on the same test inputs and its 95 % interval by paired bootstrap. Rule `point` holds
+    the measured loss against the limit, rule `lower_bound` the unfavourable end: the 95 % quantile of the
+    bootstrap's losses. Speed: the lower end of the paired speed-up's 95 % interval.
+
     A failed gate is a result, not an error: the report says `passed: false` and why. INT8 and cascade
-    are extras: when they lose too much they are demoted, and the gate stays as the student left it.
+    are extras: when they lose too much, or the cascade costs no less than the teacher, they are demoted,
+    and the gate stays as the student left it.
 
     Args:
         call: Role "evaluation": an entry of stage `evaluate`.
     """
     config, evaluation = call.config, call.parents["evaluation"]
-    correct_N = read_correct(evaluation.files[PREDICTIONS])
+    correct_N, ratios = read_correct(evaluation.files[PREDICTIONS]), evaluation.report["ratios"]
     checks = [
         accuracy_check(
             "accuracy_drop", correct_N["teacher"], correct_N["student"], config.accuracy_drop_max, config.accuracy_rule
         ),
-        speedup_check(evaluation.report["ratios"]["student"], config.speedup_runtime, config.speedup_min),
+        speedup_check(ratios["student"], config.speedup_runtime, config.speedup_min),
         parity_check(evaluation.report["parity"], config.parity_max),
     ]
     extras = {"int8": ("student", config.int8_drop_max), "cascade": ("teacher", config.cascade_drop_max)}
@@ -106,6 +126,10 @@ def gate(call: StageCall) -> StageResult:
         )
         checks.append(check)
         status[name] = "accepted" if check.is_passed else "demoted"
+    if "cascade" in correct_N:
+        checks.append(cost_check(ratios["cascade"]["macs"]))
+        if not checks[-1].is_passed:
+            status["cascade"] = "demoted"
     is_passed = all(check.is_passed for check in checks if check.is_binding)
     report = {
         "passed": is_passed,
@@ -194,6 +218,20 @@ def speedup_check(ratios: Mapping[str, Any], runtime: str, limit: float) -> Chec
         reason=reason,
         interval=(ratio["low"], ratio["high"]),
     )
+
+
+def cost_check(macs_ratio: float) -> Check:
+    """Ask whether the cascade is expected to need fewer multiply-adds than the teacher alone.
+
+    Args:
+        macs_ratio: Multiply-adds of the teacher over those of the cascade, on the routes of the test split.
+    """
+    is_passed = macs_ratio > 1
+    reason = (
+        f"The cascade is expected to need {1 / macs_ratio:.2f} times the teacher's multiply-adds; it "
+        f"{_against(is_passed, 'less than')} 1{'' if is_passed else ', so cascade is demoted'}."
+    )
+    return Check(name="cascade_cost", value=macs_ratio, limit=1.0, is_passed=is_passed, reason=reason, is_binding=False)
 
 
 def parity_check(parity: Mapping[str, Any], limit: float) -> Check:

@@ -42,7 +42,8 @@ class PruneConfig(FitConfig):
         allocator: How much each group loses.
         schedule: In how many cuts.
         budget: Parts of the cost of the entry "reference", or of the model itself: "macs=0.5,params=0.6".
-        score_batches: Training batches of `batch_size` from which gradients are gathered, when they are needed.
+        score_batches: Training batches of `batch_size` from which gradients are gathered, when they are needed; 1 or
+            more.
         recalibrate_batches: Training batches for the batch-norm statistics after a cut; 0 leaves them.
         epochs: Fine-tuning after all cuts together.
     """
@@ -60,6 +61,10 @@ class PruneConfig(FitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         countable(self.budget)
+        if self.score_batches < 1:
+            raise ValueError(f"score_batches={self.score_batches}: scores need at least 1 batch; 16 is usual.")
+        if self.recalibrate_batches < 0:
+            raise ValueError(f"recalibrate_batches={self.recalibrate_batches}: use 0 to leave the statistics, or more.")
 
     def tuning(self, share: float) -> FitConfig:
         """Return the configuration of a fit with this share of all fine-tuning."""
@@ -135,7 +140,7 @@ class _Pruning:
         return dict(config.allocator(scores, *spending(counts, limits)))
 
 
-@STAGES.register("prune", config=PruneConfig, roles=("model",), optional_roles=("reference",))
+@STAGES.register("prune", config=PruneConfig, roles=("model",), optional_roles=("reference",), version=2)
 def prune(call: StageCall) -> StageResult:
     """Cut channels until the network fits a budget, then fine-tune it.
 

@@ -60,6 +60,20 @@ class SearchConfig(StageConfig):
     batch_size: int = 64
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        RelativeBudget.parse(self.budget)
+        for name, least in (
+            ("num_trials", 1),
+            ("latency_batch", 1),
+            ("latency_rounds", 1),
+            ("validation_limit", 0),
+            ("recalibration_batches", 1),
+            ("batch_size", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be {least} or more.")
+
 
 @STAGES.register("search", config=SearchConfig, roles=("model",), optional_roles=("reference",))
 def search(call: StageCall) -> StageResult:

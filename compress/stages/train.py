@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import compress.models  # noqa: F401  (registers the builders)
 from compress.core.lineage import BUILDERS, Step
-from compress.core.model import Model
+from compress.core.model import Model, sha256_of
 from compress.core.registry import Piece
 from compress.core.stage import STAGES, StageCall, StageResult, piece_field
 from compress.measure import cost_of
@@ -29,6 +30,20 @@ class TrainConfig(FitConfig):
     builder: Piece[Any] = piece_field(BUILDERS, "resnet_cifar")
     weights: str = ""
     epochs: float = 30.0
+
+    def as_json(self) -> dict[str, Any]:
+        """As in every stage, but the weights stand there by their content: a replaced file is another call.
+
+        Raises:
+            ValueError: There is no such file.
+        """
+        plain = super().as_json()
+        if self.weights:
+            path = Path(self.weights)
+            if not path.is_file():
+                raise ValueError(f"no weights at {path}: name an .npz file that exists.")
+            plain["weights"] = f"sha256:{sha256_of(path)}"
+        return plain
 
 
 @STAGES.register("train", config=TrainConfig, roles=())

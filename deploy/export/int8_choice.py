@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.core.progress import track
 from compress.core.registry import Piece
 from compress.core.task import Task
 from compress.measure.paired import Ratio
@@ -152,7 +153,7 @@ class Int8Bench:
 
         calibration = calibration_batches(self.task, num_images=self.num_images, seed=self.seed)
         paths = {_label(piece): folder / f"{_label(piece)}.onnx" for piece in pieces}
-        for piece in pieces:
+        for piece in track(pieces, total=len(pieces), what="quantize to INT8"):
             piece(onnx_path, paths[_label(piece)], calibration)
         sessions = {name: OnnxSession(path, num_threads=self.num_threads) for name, path in paths.items()}
         speedups = self._speedups({FLOAT: OnnxSession(onnx_path, num_threads=self.num_threads), **sessions})

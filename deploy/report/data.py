@@ -112,6 +112,13 @@ class Branch:
         """The gate's verdict, None without a gate."""
         return bool(self.gate["passed"]) if "passed" in self.gate else None
 
+    def speedup(self, key: str) -> float:
+        """Return the paired speed-up that the gate judged the student by, else the one under `key`; 0 for none."""
+        judged = [check.get("value") for check in self.gate.get("checks") or [] if check.get("name") == "speedup"]
+        student = self.point("student")
+        measured = (student.speedup(key) or {}).get("value") if student else None
+        return float(next((value for value in (*judged, measured) if value is not None), 0.0))
+
     def point(self, kind: str) -> Point | None:
         """Return the branch's model of one kind, or None."""
         return next((point for point in self.points if point.kind == kind), None)
@@ -127,7 +134,7 @@ class ReportData:
         created: When the last entry was made, ISO 8601.
         teacher: The reference, or None when nothing was evaluated.
         branches: One a budget, cheapest last.
-        promotion: What `promote` answered; empty when it was not asked.
+        promotion: What `promote` answered; empty when it was not asked. Its `export` says which branch it was about.
         pull: How to get the model, commands by tool.
         tracking: Facts on MLflow (uri, ui, parent_run).
         versions: Packages by name.
@@ -165,17 +172,17 @@ class ReportData:
 
     @property
     def best(self) -> Branch | None:
-        """The branch that is shown on top: it passed, and its student is the fastest of those."""
-        if not self.branches:
-            return None
+        """The branch that is shown on top: the one chosen for promotion, else the fastest of those that passed.
+
+        Fast means the paired speed-up over the teacher, as promotion ranks: latencies of two branches were timed
+        at different times and cannot be compared.
+        """
+        chosen = self.promotion.get("export")
+        for branch in self.branches:
+            if chosen and any(row.ref == chosen for row in branch.rows):
+                return branch
         key = self.latency_keys[0] if self.latency_keys else ""
-
-        def rank(branch: Branch) -> tuple[bool, float]:
-            student = branch.point("student")
-            latency = student.latency_ms(key) if student else None
-            return (not branch.has_passed, latency if latency is not None else float("inf"))
-
-        return min(self.branches, key=rank)
+        return max(self.branches, key=lambda branch: (bool(branch.has_passed), branch.speedup(key)), default=None)
 
 
 def latency_title(key: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.report.charts import cascade_chart, pareto_chart, search_chart
+from deploy.report.curves import robustness_chart, training_chart
 from deploy.report.data import KIND_NAMES, Point, ReportData, latency_title, pareto_front
 from deploy.report.plot import COLORS, Canvas, Frame, Labels
 
@@ -23,6 +24,8 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, str]:
     found["search"] = search_chart(report)
     found["cascade"] = cascade_chart(report)
     found["kept"] = kept_chart(report.get("kept") or {})
+    found["training"] = training_chart(report.get("history") or [])
+    found["robustness"] = robustness_chart(report.get("robustness") or [])
     return {name: svg for name, svg in found.items() if svg}
 
 

@@ -42,7 +42,7 @@ def models_table(report: Mapping[str, Any]) -> str:
 
 
 def note_markdown(data: ReportData) -> str:
-    """Return the description of a pipeline's run: verdict, result table, how to pull the model."""
+    """Return the description of a pipeline's run: verdict, result table, entries, how to pull the model."""
     key = data.latency_keys[0] if data.latency_keys else ""
     lines = [f"## {_plain(data.title)}", "", verdict_line(data), "", _table(data.points, key)]
     if key:
@@ -57,7 +57,19 @@ def note_markdown(data: ReportData) -> str:
     if data.pull:
         lines += ["", "### Pull this model", ""]
         lines += [f"```{'python' if name == 'python' else 'sh'}\n{text}\n```" for name, text in data.pull.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_entries(data)]) + "\n"
+
+
+def _entries(data: ReportData) -> list[str]:
+    """Return which entries each branch consists of; those of reused work hang under the run that made them."""
+    if not any(branch.rows for branch in data.branches):
+        return []
+    lines = ["", "### Entries", "", "A stage whose result was reused has no run below this one. Search runs for"]
+    lines += ["`tags.secateur.ref = '…'` to find the one that made it."]
+    for branch in data.branches:
+        lines += ["", *([f"**{_plain(branch.label)}**", ""] if len(data.branches) > 1 else [])]
+        lines += [f"- {row.stage}: `{row.ref}`" for row in branch.rows]
+    return lines
 
 
 def verdict_line(data: ReportData) -> str:

@@ -83,7 +83,7 @@ def session_from_bytes(graph: bytes, *, num_threads: int = 1, provider: str = CP
     return session
 
 
-@RUNTIMES.register("onnxruntime")
+@RUNTIMES.register("onnxruntime", package="onnxruntime")
 @contextmanager
 def onnxruntime(
     entry: Entry,

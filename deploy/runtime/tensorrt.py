@@ -67,7 +67,7 @@ class EngineSession:
         return int(torch.cuda.current_stream().cuda_stream) if self.device == "cuda" else 0
 
 
-@RUNTIMES.register("tensorrt")
+@RUNTIMES.register("tensorrt", package="tensorrt")
 @contextmanager
 def tensorrt(entry: Entry) -> Iterator[Session]:
     """TensorRT on the engine that the export stage built.

@@ -9,13 +9,21 @@ from typing import Any
 
 from compress.core.stage import STAGES, StageCall, StageConfig, StageResult
 from compress.measure import cost_of
-from deploy.export.engine_from_onnx import EngineSettings, TensorRTMissing, engine_from_onnx, require_tensorrt
+from deploy.export.engine_from_onnx import (
+    EngineError,
+    EngineExport,
+    EngineSettings,
+    TensorRTMissing,
+    engine_from_onnx,
+    require_tensorrt,
+)
 from deploy.export.half_onnx import half_onnx
 from deploy.export.int8_choice import Int8Bench, Int8Limits, accuracy_of, choose
 from deploy.export.onnx_from_model import OPSET, PARITY_MAX, onnx_from_model
 from deploy.export.quantized_onnx import INT8_VARIANTS
+from deploy.parity import Parity, parity
 from deploy.runtime.onnxruntime import FILES, OnnxSession
-from deploy.runtime.tensorrt import ENGINE
+from deploy.runtime.tensorrt import ENGINE, EngineSession
 
 VARIANTS = ("unsigned_per_channel", "unsigned_reduced_range", "unsigned_per_tensor", "signed_per_channel")
 
@@ -35,6 +43,8 @@ class ExportConfig(StageConfig):
         rounds: Rounds of paired timing a batch size.
         num_threads: Threads inside one operator.
         engine_batch_max: Largest batch of the TensorRT engine.
+        engine_parity_max: Largest difference between the FP16 engine and torch that is let through, relative to
+            torch's largest output when that is above 1.
         seed: Seeds the calibration's choice and the timing's order.
     """
 
@@ -48,19 +58,37 @@ class ExportConfig(StageConfig):
     rounds: int = 40
     num_threads: int = 1
     engine_batch_max: int = 32
+    engine_parity_max: float = 0.02
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.batches:
             raise ValueError("batches is empty: name at least one batch size, for example 32.")
+        for name, is_good, allowed in (
+            ("opset", self.opset >= OPSET, f"{OPSET} or more"),
+            ("parity_max", self.parity_max >= 0, "0 or more"),
+            ("calibration_images", self.calibration_images >= 1, "1 or more"),
+            ("validation_images", self.validation_images >= 0, "0 or more"),
+            ("int8_drop_max", 0 <= self.int8_drop_max <= 1, "in [0, 1]"),
+            ("batches", min(self.batches) >= 1, "1 or more each"),
+            ("rounds", self.rounds >= 1, "1 or more"),
+            ("num_threads", self.num_threads >= 1, "1 or more"),
+            ("engine_batch_max", self.engine_batch_max >= 1, "1 or more"),
+            ("engine_parity_max", self.engine_parity_max >= 0, "0 or more"),
+        ):
+            if not is_good:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be {allowed}.")
         for variant in self.variants:
             INT8_VARIANTS.from_json(variant)
 
 
-@STAGES.register("export", config=ExportConfig, roles=("model",))
+@STAGES.register("export", config=ExportConfig, roles=("model",), version=2)
 def export(call: StageCall) -> StageResult:
-    """Export to ONNX, to the INT8 file that is measured to be worth it, and to TensorRT where there is a GPU."""
+    """Export to ONNX, to the INT8 file that is measured to be worth it, and to TensorRT where there is a GPU.
+
+    The engine is an extra: when it cannot be built or answers otherwise than torch, the report says why.
+    """
     config: ExportConfig = call.config
     model, folder = call.model(), call.scratch
     onnx_path = folder / FILES["fp32"]
@@ -69,7 +97,7 @@ def export(call: StageCall) -> StageResult:
     )
     accuracy = accuracy_of(OnnxSession(onnx_path), call.task, limit=config.validation_images or None)
     int8, int8_files = _int8(call, onnx_path, accuracy)
-    engine, engine_files = _engine(config, onnx_path, folder)
+    engine, engine_files = _engine(call, onnx_path)
     report = {
         "cost": replace(cost_of(model), size_bytes=float(made.size_bytes)).as_json(),
         "validation_accuracy": accuracy,
@@ -111,17 +139,46 @@ def _int8(call: StageCall, onnx_path: Path, accuracy: float) -> tuple[dict[str, 
     return report, {FILES["int8"]: kept}
 
 
-def _engine(config: ExportConfig, onnx_path: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Build an FP16 engine, or say why there is none."""
+def _engine(call: StageCall, onnx_path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Build an FP16 engine and keep it when it answers as torch does, or say why there is none.
+
+    Whatever TensorRT or the conversion raises costs the engine alone, not the ONNX files that are good.
+    """
+    config: ExportConfig = call.config
     try:
         trt = require_tensorrt()
     except TensorRTMissing as error:
         return {"status": "skipped", "reason": str(error)}, {}
-    half, plan = folder / "model.fp16.onnx", folder / ENGINE
-    half_onnx(onnx_path, half)
-    largest = config.engine_batch_max
-    settings = EngineSettings(opt_batch=min(8, largest), max_batch=largest, timing_cache=folder / "timing.cache")
-    built = engine_from_onnx(half, plan, settings=settings, trt=trt)
-    reason = f"FP16 engine of {built.size_bytes} bytes for batches 1 to {largest}."
+    try:
+        built = _built(config, onnx_path, call.scratch, trt)
+        found = _engine_parity(call, built.path, trt)
+    except Exception as error:
+        said = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+        return {"status": "failed", "reason": said}, {}
+    limit = config.engine_parity_max * max(1.0, found.largest)
+    compared = {"max_abs": found.max_abs, "top1_agree": found.top1_agree, "limit": limit}
+    if not found.max_abs <= limit:
+        reason = (
+            f"the FP16 engine differs from torch by {found.max_abs:.3g} (allowed {limit:.3g}, engine_parity_max "
+            f"{config.engine_parity_max:g}; {found.top1_agree:.1%} equal answers), so it is not kept."
+        )
+        return {"status": "failed", "reason": reason, "parity": compared}, {}
+    reason = f"FP16 engine of {built.size_bytes} bytes for batches 1 to {config.engine_batch_max}."
     report = {"status": "built", "reason": reason, "size_bytes": built.size_bytes, "manifest": built.manifest}
-    return report, {ENGINE: plan, f"{ENGINE}.json": plan.with_name(f"{ENGINE}.json")}
+    files = {ENGINE: built.path, f"{ENGINE}.json": built.path.with_name(f"{ENGINE}.json")}
+    return {**report, "parity": compared}, files
+
+
+def _built(config: ExportConfig, onnx_path: Path, folder: Path, trt: Any) -> EngineExport:
+    """Write the FP16 file and the engine made of it."""
+    half, largest = folder / "model.fp16.onnx", config.engine_batch_max
+    half_onnx(onnx_path, half)
+    settings = EngineSettings(opt_batch=min(8, largest), max_batch=largest, timing_cache=folder / "timing.cache")
+    return engine_from_onnx(half, folder / ENGINE, settings=settings, trt=trt)
+
+
+def _engine_parity(call: StageCall, plan: Path, trt: Any) -> Parity:
+    """Compare the engine with torch on one batch of validation inputs."""
+    size = call.config.engine_batch_max
+    x_BCHW, _ = next(iter(call.task.batches("validation", batch_size=size, limit=size)))
+    return parity(call.model(), {EngineSession.name: EngineSession(plan, trt=trt)}, x_BCHW)

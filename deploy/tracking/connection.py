@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -30,6 +31,12 @@ QUIET = {
 }
 #: Unless the user has set them: MLflow's own retries would take minutes.
 STEADY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+
+
+#: What only the disk or the folders here can be blamed for.
+LOCAL_ERRORS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
+)
 
 
 class Unreachable(ConnectionError):
@@ -143,6 +150,7 @@ def retrying(uri: str, work: Callable[[MlflowClient], T], patience: Patience | N
 
     Raises:
         Unreachable: After the last attempt, or at once when another one cannot help.
+        OSError: At once, when the disk here is full or a folder here cannot be used.
     """
     patience, troubles = patience or Patience.from_environment(), _troubles()
     start, delay_s = time.monotonic(), patience.first_delay_s
@@ -151,6 +159,8 @@ def retrying(uri: str, work: Callable[[MlflowClient], T], patience: Patience | N
             with connected(uri, patience) as client:
                 return work(client)
         except troubles as error:
+            if is_local(error):
+                raise
             pause_s = delay_s * (0.5 + secrets.randbelow(1001) / 1000)
             is_late = time.monotonic() - start + pause_s > patience.total_s
             if attempt == patience.attempts or is_late or _is_final(error):
@@ -184,6 +194,15 @@ def _troubles() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     return (MlflowException, SQLAlchemyError, OSError)
+
+
+def is_local(error: Exception) -> bool:
+    """Return whether an error came from this machine's disk, not from MLflow.
+
+    >>> is_local(OSError(28, "No space left on device")), is_local(ConnectionResetError(104, "reset"))
+    (True, False)
+    """
+    return isinstance(error, OSError) and error.errno in LOCAL_ERRORS
 
 
 def _is_final(error: Exception) -> bool:

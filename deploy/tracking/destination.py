@@ -96,14 +96,15 @@ def clipped(tags: Mapping[str, Any]) -> dict[str, str]:
 
 def find_run(client: MlflowClient, experiment: str, tags: Mapping[str, str]) -> str | None:
     """Return the newest run of an experiment that carries all `tags`, or None."""
-    wanted = " AND ".join(f"tags.`{name}` = '{_quoted(value)}'" for name, value in tags.items())
+    wanted = " AND ".join(f"tags.`{name}` = '{quoted(value)}'" for name, value in tags.items())
     runs = client.search_runs(
         [experiment], filter_string=wanted, max_results=1, order_by=["attributes.start_time DESC"]
     )
     return str(runs[0].info.run_id) if runs else None
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """Return a value that may stand between quotation marks in a search of MLflow."""
     if "'" in value:
         raise ValueError(f"{value!r} cannot be searched for: leave out the quotation mark.")
     return value

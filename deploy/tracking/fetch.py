@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.layout import RECORD
 from compress.core.model import CorruptModel, check_manifest, sha256_of
+from compress.core.stage import ref_of
 from deploy.tracking.destination import find_run
 from deploy.tracking.stage_run import ENTRY_TAG, REF_TAG, find_model
 
@@ -89,9 +89,10 @@ def publish(partial: Path, target: Path) -> None:
 
 
 def _is_named_after(record: Mapping[str, Any], ref: str) -> bool:
-    """Return whether `ref` ends in the hash of the recorded identity (imported models: of their weights)."""
-    identity = record.get("identity", {})
-    if identity.get("stage") == "imported":
-        return True
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return ref == f"{identity.get('stage')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    """Return whether `ref` is the name of the recorded identity.
+
+    The identity of a stage's entry is the call that made it. That of an imported model is no call but digests of
+    its content; they are not computed again here, where the files are compared with the record's hashes.
+    """
+    identity = record.get("identity") or {}
+    return {"stage", "task"} <= set(identity) and ref == ref_of(identity)

@@ -24,7 +24,6 @@ SCALARS: Mapping[str, tuple[str, float]] = {
     "cost.params": ("size/params_m", 1e-6),
     "cost.macs": ("size/macs_m", 1e-6),
     "cost.size_bytes": ("size/weights_mb", 1e-6),
-    "cost.peak_memory_bytes": ("memory/peak_mb", 1e-6),
     "onnx.size_bytes": ("size/onnx_mb", 1e-6),
     "onnx.parity_max_abs": ("parity/max_abs", 1.0),
     "threshold": ("cascade/threshold", 1.0),
@@ -45,6 +44,7 @@ MODEL_SCALARS: Mapping[str, tuple[str, float]] = {
     "macs": ("size/macs_m", 1e-6),
     "params": ("size/params_m", 1e-6),
     "size_bytes": ("size/onnx_mb", 1e-6),
+    "peak_memory_bytes": ("memory/peak_mb", 1e-6),
 }
 
 RATIOS: Mapping[str, str] = {"macs": "ratio/macs", "params": "ratio/params", "size_bytes": "ratio/size"}

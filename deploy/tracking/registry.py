@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from deploy.tracking.destination import clipped
+from deploy.tracking.destination import clipped, quoted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +26,7 @@ def version_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
 
 def find_version(client: MlflowClient, name: str, source: str) -> ModelVersion | None:
     """Return the newest version of `name` that was registered from `source`, or None."""
-    versions = client.search_model_versions(f"name = '{name}'")
+    versions = client.search_model_versions(f"name = '{quoted(name)}'")
     same = [version for version in versions if version.source == source]
     return max(same, key=lambda version: int(version.version), default=None)
 

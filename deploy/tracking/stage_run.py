@@ -18,6 +18,7 @@ from deploy.tracking.destination import (
     clipped,
     experiment_id,
     find_run,
+    quoted,
     surrounding_tags,
 )
 from deploy.tracking.names import metrics_of, params_of, recipe_sha256
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 REF_TAG = "secateur.ref"
 #: Set last: where the complete entry lies ("models:/m-…" or "runs:/…/entry").
 ENTRY_TAG = "secateur.entry"
+#: Where MLflow looks for the tables of a run.
+TABLES_TAG = "mlflow.loggedArtifacts"
 
 
 def push_entry(
@@ -64,7 +67,7 @@ def push_entry(
     else:
         client.log_artifacts(run_id, str(local.folder(ref)), "entry")
         location = f"runs:/{run_id}/entry"
-    _log_lineage(client, experiment, run_id, record)
+    _log_lineage(client, run_id, record)
     if parent and parent != run_id and is_final(record["report"]):
         _log_metrics(client, parent, metrics_of(record["report"]), _created_ms(record))
     client.set_tag(run_id, ENTRY_TAG, location)
@@ -111,7 +114,7 @@ def recipe_of(local: LocalStore, ref: str) -> dict[str, Any]:
 
 def find_model(client: MlflowClient, experiments: Sequence[str], tags: Mapping[str, str]) -> LoggedModel | None:
     """Return the newest complete LoggedModel that carries all `tags`, or None."""
-    wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    wanted = " AND ".join(f"tags.`{name}` = '{quoted(value)}'" for name, value in tags.items())
     newest_first = [{"field_name": "creation_timestamp", "ascending": False}]
     found = client.search_logged_models(list(experiments), filter_string=wanted, order_by=newest_first)
     return next((model for model in found if str(model.status).endswith("READY")), None)
@@ -180,9 +183,17 @@ def _log_files(client: MlflowClient, run_id: str, folder: Path, record: Mapping[
     for name, svg in figures_of(record["report"]).items():
         client.log_text(run_id, svg, f"figures/{name}.svg")
     if trials := record["report"].get("trials"):
-        columns = sorted({key for trial in trials for key in trial})
-        table = {key: [_cell(trial.get(key)) for trial in trials] for key in columns}
-        client.log_table(run_id, table, "trials.json")
+        _log_table(client, run_id, trials, "trials.json")
+
+
+def _log_table(client: MlflowClient, run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Write rows as the table that MLflow shows; `client.log_table` would append them to the one before."""
+    columns = sorted({key for row in rows for key in row})
+    data = [[_cell(row.get(key)) for key in columns] for row in rows]
+    client.log_dict(run_id, {"columns": columns, "data": data}, name)
+    known = json.loads(client.get_run(run_id).data.tags.get(TABLES_TAG, "[]"))
+    if (fact := {"path": name, "type": "table"}) not in known:
+        client.set_tag(run_id, TABLES_TAG, json.dumps([*known, fact]))
 
 
 def _cell(value: Any) -> Any:
@@ -226,11 +237,12 @@ def _log_output(client: MlflowClient, run_id: str, model: LoggedModel, record: M
         _log_metrics(client, run_id, numbers, _created_ms(record), model_id=model.model_id)
 
 
-def _log_lineage(client: MlflowClient, experiment: str, run_id: str, record: Mapping[str, Any]) -> None:
+def _log_lineage(client: MlflowClient, run_id: str, record: Mapping[str, Any]) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
 
     identity = record["identity"]
-    parents = {role: find_model(client, [experiment], {REF_TAG: ref}) for role, ref in identity["parents"].items()}
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    parents = {role: find_model(client, experiments, {REF_TAG: ref}) for role, ref in identity["parents"].items()}
     for role, model in parents.items():
         if model is not None:
             client.set_tag(run_id, f"secateur.parent_model_id.{role}", model.model_id)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from compress.prune.families import CRITERIA
 from torch import Tensor
+
+from compress.prune.criteria.family import CRITERIA
 
 
 @CRITERIA.register("NAME", paper="First author, year", needs=("weight",), idea="C9", study="0001")

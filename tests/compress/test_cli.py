@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,13 +75,15 @@ def test_show_and_alias(capsys, monkeypatch, store):
     assert "Did you mean 'best'" in errors
 
 
-def test_run_reads_its_options_from_the_stage():
-    text = call("run", "train", "--help").stdout
+def test_run_reads_its_options_from_the_stage(capsys, monkeypatch):
+    status, text, _ = say(capsys, monkeypatch, "run", "train", "--help")
+    assert status == 0
     assert "--builder" in text
     assert "--batch-size" in text
     assert "--weights" in text
 
 
+@pytest.mark.slow
 def test_run_runs_reuses_and_compares(tmp_path):
     fit = ["--epochs=1", "--batch-size=64"]
     net = '--builder={"name": "resnet_cifar", "depth": 8, "width": 8}'
@@ -106,18 +109,37 @@ def test_run_runs_reuses_and_compares(tmp_path):
         (["train", "--epochs=many"], "option 'epochs'"),
         (["train", "--task=digts"], "Did you mean 'digits'"),
         (["train", '--config={"epoch": 1}'], "Did you mean 'epochs'"),
+        (["train", "--config=[1]"], "--config is a JSON object"),
+        (["train", "--config={"], "is not valid JSON"),
+        (["train", "--task={"], "is not valid JSON"),
+        (["prune", "--model=none", "--criterion=5"], "a criterion is a name"),
     ],
 )
-def test_bad_words_are_refused_before_any_work(tmp_path, words, message):
-    done = call("run", *words, f"--store={tmp_path}")
-    assert done.returncode == 2, done.stdout
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_words_are_refused_before_any_work(capsys, monkeypatch, tmp_path, words, message):
+    status, _, errors = say(capsys, monkeypatch, "run", *words, f"--store={tmp_path}")
+    assert status == 2
+    assert message in errors
+    assert "Traceback" not in errors
 
 
-def test_shell_completion_knows_the_stages():
-    environment = {"_SECATEUR_COMPLETE": "complete_bash", "COMP_WORDS": "secateur run fine", "COMP_CWORD": "2"}
-    import os
+def test_a_package_that_is_missing_is_named_with_its_extra(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "app", lambda: (_ for _ in ()).throw(ModuleNotFoundError("No module named 'optuna'")))
+    status, _, errors = say(capsys, monkeypatch, "list")
+    assert status == 2
+    assert "secateur[all]" in errors
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"_SECATEUR_COMPLETE": "complete_bash", "COMP_WORDS": "secateur run fine", "COMP_CWORD": "2"},
+        {"_SECATEUR_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "secateur run fine"},
+        {"_SECATEUR_COMPLETE": "complete_fish", "_TYPER_COMPLETE_ARGS": "secateur run fine",
+         "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    ],
+    ids=["bash", "zsh", "fish"],
+)  # fmt: skip
+def test_shell_completion_knows_the_stages(environment):
     done = subprocess.run([SECATEUR], capture_output=True, text=True, env={**os.environ, **environment}, check=False)
     assert "finetune_quant" in done.stdout

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -88,10 +88,23 @@ def test_an_imported_model_has_a_name_made_of_its_content(store):
     assert store.get(first).model.input == toy_model().input
 
 
+def test_the_same_weights_with_another_input_are_another_model(store):
+    model = toy_model()
+    other = replace(model, input=replace(model.input, mean=(0.1,)))
+    assert import_model(model, store) != import_model(other, store)
+
+
 def test_a_task_comes_from_a_name_json_or_a_pinned_identity():
     assert task_of("toy").digest == "toy-0"
     assert task_of('{"name": "toy", "seed": 2}').digest == "toy-2"
     assert task_of(toy_task(1).identity()).digest == "toy-1"
+
+
+def test_text_that_is_no_task_is_named():
+    with pytest.raises(ValueError, match="not valid JSON"):
+        task_of("{")
+    with pytest.raises(ValueError, match='needs a "name"'):
+        task_of({"piece": {"name": "toy"}})
 
 
 def test_data_that_changed_since_it_was_pinned_is_refused():

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,13 +154,24 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full(small_disk, tmp_path):
+@pytest.mark.parametrize("what", ["file", "model"])
+def test_a_disk_that_is_really_full(small_disk, tmp_path, what):
     source = tmp_path / "large.bin"
     source.write_bytes(b"x" * 2_000_000)
+    large = replace(toy_model(), module=torch.nn.Linear(1000, 1000))
     store = LocalStore(small_disk / "store")
+    content = {"model": large} if what == "model" else {"files": {"large.bin": source}}
     with pytest.raises(StoreFull, match="free space under"):
-        put(store, files={"large.bin": source})
+        put(store, **content)
     assert not store.has(REF)
     assert list((store.root / "incoming").iterdir()) == []
     source.write_bytes(b"x")
     assert put(store, files={"large.bin": source}).report == {"score": 0.5}
+
+
+def test_what_a_killed_writer_left_is_swept_away(store):
+    left = store.root / "incoming" / f"{REF}-deadbeef"
+    left.mkdir(parents=True)
+    (left / "half").write_text("x")
+    put(store)
+    assert list((store.root / "incoming").iterdir()) == []

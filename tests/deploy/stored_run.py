@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from compress.core.model import Model
-from compress.core.stage import Ref, StageResult
+from compress.core.stage import Ref, StageResult, ref_of
 from compress.store import ModelStore
 from tests.toys import toy_model
 
@@ -30,11 +29,11 @@ def put(
     model: Model | None = None,
     files: Mapping[str, Path] | None = None,
     config: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] = TASK,
 ) -> Ref:
     """Store one entry under the name that its identity gives it."""
-    record = {"stage": stage, "version": 1, "config": dict(config or {}), "parents": dict(parents), "task": TASK}
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    ref = Ref(f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+    record = {"stage": stage, "version": 1, "config": dict(config or {}), "parents": dict(parents), "task": dict(task)}
+    ref = ref_of(record)
     store.scratch(ref)
     store.put(ref, record, StageResult(report=report, model=model, files=dict(files or {})), 1.5)
     return ref

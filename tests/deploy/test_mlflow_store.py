@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from compress.core.model import CorruptModel
 from compress.core.registry import UnknownName
 from compress.core.stage import Ref
 from compress.store import LocalStore
-from deploy.mlflow_store import MlflowStore, pending_refs, push_pending
+from deploy.mlflow_store import MlflowStore, flush, pending_refs, push_pending
 from deploy.tracking import Unreachable, close_parent, open_parent
+from deploy.tracking.connection import connected
 from tests.deploy.stored_run import fresh_uri, put, put_run
 from tests.toys import toy_model
 
@@ -175,6 +177,115 @@ def test_a_run_that_the_environment_gives_is_used_and_left_open(
     closed = client.get_run(pipeline)
     assert closed.info.status == "RUNNING"
     assert closed.data.tags["secateur.verdict"] == "pass"
+
+
+TRIALS = [
+    {"number": 0, "value": 0.5, "cost": {"macs": 4.0}},
+    {"number": 1, "value": 0.75, "cost": {"macs": 2.0}, "is_feasible": True},
+]
+
+
+def test_a_table_that_is_pushed_twice_is_one_table(tmp_path: Path) -> None:
+    uri = fresh_uri(tmp_path)
+    store = MlflowStore(LocalStore(tmp_path / "store"), uri, experiment="toy")
+    ref = put(store, "search", {}, {"validation_accuracy": 0.5, "trials": TRIALS})
+    store._push(ref, store.destination, [])
+    run = runs_of(uri, "toy")[ref]
+    path = client_of(uri).download_artifacts(run.info.run_id, "trials.json", str(tmp_path))
+    assert json.loads(Path(path).read_text()) == {
+        "columns": ["cost", "is_feasible", "number", "value"],
+        "data": [['{"macs": 4.0}', None, 0, 0.5], ['{"macs": 2.0}', True, 1, 0.75]],
+    }
+    with connected(uri) as client:
+        assert len(client.load_table(run.info.experiment_id, "trials.json")) == len(TRIALS)
+
+
+class Killed(BaseException):
+    """What a kill does to a process, as far as it can be seen from inside."""
+
+
+@contextmanager
+def killed_in(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End what happens inside when it calls `name`."""
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with pytest.raises(Killed), monkeypatch.context() as patch:  # noqa: PT012
+        patch.setattr(name, kill)
+        yield
+
+
+def test_a_kill_between_storing_and_pushing_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = fresh_uri(tmp_path)
+    store = MlflowStore(LocalStore(tmp_path / "store"), uri, experiment="toy")
+    with killed_in("deploy.tracking.stage_run.push_entry", monkeypatch):
+        put(store, "train", {}, {"validation_accuracy": 0.5}, model=toy_model())
+    (train,) = pending_refs(store)
+    again = MlflowStore(LocalStore(tmp_path / "store"), uri)
+    assert flush(again) == [train]
+    assert flush(again) == []
+    assert runs_of(uri, "toy")[train].info.status == "FINISHED"
+    assert MlflowStore(LocalStore(tmp_path / "other"), uri).has(train)
+
+
+def test_a_kill_right_after_the_entry_appeared_leaves_it_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MlflowStore(LocalStore(tmp_path / "store"), fresh_uri(tmp_path), experiment="toy")
+    really = store.local.put
+
+    def put_and_die(*args: Any) -> None:
+        really(*args)
+        raise Killed
+
+    monkeypatch.setattr(store.local, "put", put_and_die)
+    with pytest.raises(Killed):
+        put(store, "train", {}, {"validation_accuracy": 0.5})
+    assert len(pending_refs(store)) == 1
+
+
+def test_a_half_pushed_run_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = fresh_uri(tmp_path)
+    store = MlflowStore(LocalStore(tmp_path / "store"), uri, experiment="toy")
+    with killed_in("deploy.tracking.stage_run._log_output", monkeypatch):
+        put(store, "train", {}, {"validation_accuracy": 0.5}, model=toy_model())
+    (before,) = runs_of(uri, "toy").values()
+    assert before.info.status == "RUNNING"
+    (ref,) = flush(store)
+    runs = runs_of(uri, "toy")
+    assert set(runs) == {ref}
+    assert runs[ref].info.run_id == before.info.run_id
+    assert runs[ref].info.status == "FINISHED"
+    assert len(runs[ref].outputs.model_outputs) == 1
+
+
+def test_ancestors_that_mlflow_lacks_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, report = fresh_uri(tmp_path), {"validation_accuracy": 0.5}
+    local = LocalStore(tmp_path / "store")
+    never = put(local, "train", {}, report, model=toy_model())
+    store = MlflowStore(local, uri, experiment="toy")
+    with killed_in("deploy.tracking.stage_run.push_entry", monkeypatch):
+        put(store, "prune", {"model": never}, report, model=toy_model(1))
+    (waits,) = pending_refs(store)
+    last = put(store, "export", {"model": waits}, report, model=toy_model(1))
+    assert pending_refs(store) == []
+    runs = runs_of(uri, "toy")
+    assert set(runs) == {never, waits, last}
+    for child, parent in ((waits, never), (last, waits)):
+        made = runs[parent].outputs.model_outputs[0].model_id
+        assert [item.model_id for item in runs[child].inputs.model_inputs] == [made]
+
+
+def test_flush_without_mlflow_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = MlflowStore(LocalStore(tmp_path / "store"), "http://127.0.0.1:9")
+    ref = put(store, "train", {}, {"validation_accuracy": 0.5})
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert flush(store) == []
+    assert "1 results wait" in caplog.text
+    assert f"push {store.local.root}" in caplog.text
+    assert pending_refs(store) == [ref]
 
 
 def free_port() -> int:

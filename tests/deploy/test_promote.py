@@ -58,6 +58,19 @@ def test_an_unreachable_registry_is_a_reason_not_a_crash(tmp_path: Path, monkeyp
     assert "http://127.0.0.1:9" in answer["reasons"][0]
 
 
+def test_a_package_that_cannot_be_written_is_not_blamed_on_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("the package")
+
+    monkeypatch.setattr(promotion, "build_package", full)
+    with pytest.raises(OSError, match="the package"):
+        ask("http://127.0.0.1:9", store, put_run(store, tmp_path / "files"))
+
+
 def test_promotion_moves_both_aliases_once_and_remembers_the_last_champion(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -67,6 +80,7 @@ def test_promotion_moves_both_aliases_once_and_remembers_the_last_champion(tmp_p
     assert one["promoted"]
     assert one["version"] == "1"
     assert one["previous"] == ""
+    assert one["export"] == first["export"]
     again = ask(uri, store, first)
     assert again["already"]
     assert again["version"] == "1"

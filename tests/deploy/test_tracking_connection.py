@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -97,6 +98,20 @@ def test_what_passes_is_tried_again_and_what_cannot_help_is_not(tmp_path: Path) 
         return "done"
 
     assert retrying(f"sqlite:///{tmp_path}/mlflow.db", work, replace(QUICK, total_s=60.0)) == "done"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.ENOENT, errno.EISDIR])
+def test_what_the_disk_here_is_to_blame_for_is_raised_at_once(number: int, tmp_path: Path) -> None:
+    tries = []
+
+    def work(client: object) -> None:
+        tries.append(client)
+        raise OSError(number, "the disk")
+
+    with pytest.raises(OSError, match="the disk") as caught:
+        retrying(f"sqlite:///{tmp_path}/mlflow.db", work, QUICK)
+    assert not isinstance(caught.value, Unreachable)
+    assert len(tries) == 1
 
 
 def test_a_refused_host_is_explained_at_once(refusing_uri: str) -> None:

@@ -21,6 +21,8 @@ from deploy.tracking.connection import connected
 from deploy.tracking.destination import Destination, experiment_id, find_run
 from deploy.tracking.fetch import check_entry, check_files, publish
 from deploy.tracking.pull import check_package, load, output_difference, pull
+from deploy.tracking.registry import find_version
+from deploy.tracking.stage_run import find_model
 from tests.deploy.stored_run import fresh_uri, put, put_run
 from tests.toys import toy_model
 
@@ -42,10 +44,31 @@ def test_a_whole_entry_passes(entry: tuple[Path, str]) -> None:
     check_package(folder)
 
 
-def test_an_imported_model_is_named_after_its_weights(tmp_path: Path) -> None:
+def test_an_imported_model_is_named_after_its_recorded_content(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     ref = import_model(toy_model(), store)
     assert check_entry(store.folder(ref), ref)["ref"] == ref
+    path = store.folder(ref) / "entry.json"
+    record = json.loads(path.read_text())
+    record["identity"]["config"] = {"weights": "0"}
+    path.write_text(json.dumps(record))
+    with pytest.raises(CorruptModel, match="that of"):
+        check_entry(store.folder(ref), ref)
+
+
+def test_where_the_data_lay_does_not_count_for_the_name(tmp_path: Path) -> None:
+    stores = LocalStore(tmp_path / "a"), LocalStore(tmp_path / "b")
+    refs = []
+    for store in stores:
+        task = {"piece": {"name": "image_folder", "root": str(store.root)}, "digest": "d-0"}
+        refs.append(put(store, "train", {}, REPORT, task=task))
+        assert check_entry(store.folder(refs[-1]), refs[-1])["identity"]["task"] == task
+    assert refs[0] == refs[1]
+    record = stores[0].record(refs[0])
+    record["identity"]["task"]["digest"] = "d-1"
+    (stores[0].folder(refs[0]) / "entry.json").write_text(json.dumps(record))
+    with pytest.raises(CorruptModel, match="that of"):
+        check_entry(stores[0].folder(refs[0]), refs[0])
 
 
 def test_a_record_of_something_else_is_refused(entry: tuple[Path, str]) -> None:
@@ -125,6 +148,10 @@ def test_experiments_are_found_made_given_or_refused(tmp_path: Path, monkeypatch
         assert experiment_id(client, Destination(uri=uri, experiment="b")) == "7"
         with pytest.raises(ValueError, match="quotation mark"):
             find_run(client, made, {"secateur.ref": "a' OR 'b"})
+        with pytest.raises(ValueError, match="quotation mark"):
+            find_model(client, [made], {"secateur.ref": "a' OR 'b"})
+        with pytest.raises(ValueError, match="quotation mark"):
+            find_version(client, "a' OR 'b", "models:/m-0")
 
 
 @pytest.mark.slow
@@ -147,4 +174,4 @@ def test_a_failing_disk_is_not_mistaken_for_mlflow(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(store.local, "put", full)
     with pytest.raises(OSError, match="no space left"):
         store.put("train-0", {}, StageResult(report={}), 0.0)  # type: ignore[arg-type]
-    assert not store.pending.exists()
+    assert not list(store.pending.glob("*"))

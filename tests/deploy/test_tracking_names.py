@@ -34,6 +34,11 @@ def test_numbers_that_are_missing_or_not_finite_are_left_out() -> None:
     assert metrics_of({"models": {"student": {"latency_ms": {"torch/b1": None}}}}) == {}
 
 
+def test_the_peak_memory_of_a_model_has_a_name() -> None:
+    models = {"student": {"peak_memory_bytes": 3e6}, "teacher": {"peak_memory_bytes": 9e6}}
+    assert metrics_of({"models": models}) == {"memory/peak_mb": 3.0, "teacher/memory/peak_mb": 9.0}
+
+
 def test_other_runtimes_have_their_own_latency_names() -> None:
     assert latency_name("tensorrt/b8") == "latency/gpu_p50_ms/b8"
     assert metrics_of({"models": {"student": {}}, "ratios": {"student": {"latency/torch/b1": {"value": 3.0}}}}) == {

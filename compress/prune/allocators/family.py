@@ -81,11 +81,13 @@ def largest_fit(masks_at: Callable[[int], Masks], num_choices: int, cost: CostOf
         limit: Largest cost allowed.
 
     Raises:
-        Infeasible: Even choice 0 costs more.
+        Infeasible: Even choice 0 costs more. A cost that has a method `refusal` makes the error itself.
     """
-    smallest = cost(masks_at(0))
+    fewest = masks_at(0)
+    smallest = cost(fewest)
     if smallest > limit:
-        raise Infeasible(getattr(cost, "__name__", "cost"), limit, smallest)
+        refusal = getattr(cost, "refusal", None)
+        raise refusal(fewest) if refusal else Infeasible(getattr(cost, "__name__", "cost"), limit, smallest)
     fits, breaks = 0, num_choices
     while breaks - fits > 1:
         middle = (fits + breaks) // 2

@@ -13,8 +13,10 @@ from compress.prune.criteria.family import CRITERIA
 def taylor(group: GroupStats) -> Tensor:
     """Score a channel by the squared first-order change of the loss when it is removed.
 
-    s_c = mean over batches of (Σ_readers Σ_k w_ck · ∂L/∂w_ck)². The inner sum is ∂L/∂g_c for a factor g_c on the
-    channel as its readers see it: setting all weights that read a channel to 0 is the same as cutting it.
+    s_c = mean over batches of (Σ_readers ∂L/∂g_c)² for a factor g_c on the channel as its readers see it: Σ_k w_ck ·
+    ∂L/∂w_ck for a reader with weights, Σ_BHW x_c · ∂L/∂x_c for one without (a shortcut that pads). Setting g_c
+    to 0 in front of every reader is the same as cutting the channel, but for readers that mix without weights and
+    are cut along with it (LayerNorm).
 
     Args:
         group: Gates (N, C) of each layer that reads the channel, for N batches.

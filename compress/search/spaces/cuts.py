@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from compress.graph.dependencies import Untraceable
 from compress.graph.groups import find_blocks, trace_groups
 from compress.graph.units import ChannelGroup
 from compress.search.spaces.space import SPACES, Space
@@ -129,7 +130,8 @@ def blocks(module: nn.Module, x_BCHW: torch.Tensor) -> Space:
         x_BCHW: An input to trace it with.
 
     Returns:
-        Space whose largest candidate is the whole network.
+        Space whose largest candidate is the whole network. Its groups, none of which varies, are empty for a network
+        that cannot be traced.
 
     Differs from the paper: blocks are left out for good and chosen on validation data, not deleted to probe
     the network.
@@ -145,6 +147,9 @@ def blocks(module: nn.Module, x_BCHW: torch.Tensor) -> Space:
     >>> blocks(Sequential(Conv2d(1, 4, 3), Skip()), torch.zeros(1, 1, 4, 4)).choices()
     {'keep 1': (False, True)}
     """
-    groups = trace_groups(module, x_BCHW)
+    try:
+        groups = trace_groups(module, x_BCHW)
+    except Untraceable:
+        groups = ()
     found = tuple(block.name for block in find_blocks(module))
     return _space(groups, [(group.num_channels,) for group in groups], found)

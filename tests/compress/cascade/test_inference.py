@@ -52,7 +52,14 @@ def test_temperatures_divide_before_the_score_is_taken():
 
 
 def test_the_router_is_written_and_read(tmp_path):
-    router = Router(small="a-1", large="b-2", confidence=MARGIN, threshold=0.123456789012345, temperature=(0.7, 1.3))
+    router = Router(
+        small="a-1",
+        large="b-2",
+        digests=("d", "e"),
+        confidence=MARGIN,
+        threshold=0.123456789012345,
+        temperature=(0.7, 1.3),
+    )
     router.write(tmp_path / "cascade.json")
     again = Router.read(tmp_path / "cascade.json")
     assert again.as_json() == router.as_json()
@@ -61,6 +68,22 @@ def test_the_router_is_written_and_read(tmp_path):
 
 
 def test_an_unknown_confidence_is_refused(tmp_path):
-    data = Router(small="a", large="b", confidence=MARGIN, threshold=0.5).as_json()
+    data = Router(small="a", large="b", digests=("d", "e"), confidence=MARGIN, threshold=0.5).as_json()
     with pytest.raises(UnknownName, match="margin"):
         Router.from_json(data | {"confidence": {"name": "margins"}})
+
+
+def test_other_members_are_refused_by_name():
+    router = Router(small="distill-1", large="train-2", digests=("d", "e"), confidence=MARGIN, threshold=0.5)
+    router.check_members("d", "e")
+    with pytest.raises(ValueError, match=r"distill-1 as its small network, but role 'model' .*run stage cascade again"):
+        router.check_members("x", "e")
+    with pytest.raises(ValueError, match=r"train-2 as its large network, but role 'teacher'"):
+        router.check_members("d", "x")
+
+
+def test_a_cascade_that_names_no_weights_is_refused():
+    data = Router(small="a", large="b", digests=("d", "e"), confidence=MARGIN, threshold=0.5).as_json()
+    del data["digests"]
+    with pytest.raises(ValueError, match="run stage cascade again"):
+        Router.from_json(data)

@@ -55,6 +55,9 @@ def test_a_model_that_does_not_fit_is_refused():
     other_classes = InputSpec(shape=(1, 8, 8), mean=(0.0,), std=(1.0,), class_names=("a", "b"))
     with pytest.raises(ValueError, match="knows 2 classes, task 'toy' has 3"):
         toy_task().check_fits(other_classes)
+    other_scale = InputSpec(shape=(1, 8, 8), mean=(0.1,), std=(0.25,), class_names=TOY_INPUT.class_names)
+    with pytest.raises(ValueError, match="made for other inputs"):
+        toy_task().check_fits(other_scale)
     toy_task().check_fits(TOY_INPUT)
 
 

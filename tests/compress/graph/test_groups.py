@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.graph.groups import Member, NotPrunable, find_blocks, is_inside, kept_masks, trace_groups
+from compress.core.random import seeded
+from compress.graph.dependencies import Untraceable
+from compress.graph.groups import Member, NotPrunable, NotVerified, find_blocks, is_inside, kept_masks, trace_groups
 from compress.models.resnet_cifar import resnet_cifar
 from tests.compress.graph.networks import network
 from tests.toys import toy_model
@@ -138,8 +140,48 @@ def test_nothing_warns_on_an_ordinary_network() -> None:
 
 def test_layer_norm_can_be_cut() -> None:
     module = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 2))
-    groups = trace_groups(module, torch.randn(3, 4))
+    with pytest.warns(NotVerified, match="channels of 0 pass a LayerNorm: .* by shape alone"):
+        groups = trace_groups(module, torch.randn(3, 4))
     assert {(m.path, m.axis) for m in groups[0].members} == {("0", "out"), ("1", "out"), ("3", "in")}
+
+
+class Flipped(nn.Module):
+    """The tracing takes the flip for an operation that leaves channels in place; behind it stands a LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 1)
+        self.norm, self.c = nn.LayerNorm(6), nn.Linear(6, 5)
+        self.d = nn.Linear(5, 2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y = torch.relu(self.b(torch.relu(self.a(x_BCHW)).flip(1))).mean((2, 3))
+        return self.d(torch.relu(self.c(self.norm(y))))
+
+
+def test_a_layer_norm_elsewhere_does_not_spare_the_comparison() -> None:
+    with seeded(0):
+        module, x_BCHW = Flipped().eval(), torch.randn(2, 1, 4, 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        groups = trace_groups(module, x_BCHW)
+    assert [g.name for g in groups] == ["b", "c"]
+    texts = {item.category: str(item.message) for item in caught}
+    assert "channels of a are never cut: cutting them does not equal zeroing them (outputs differ" in texts[NotPrunable]
+    assert texts[NotVerified].startswith("channels of b pass a LayerNorm")
+
+
+def test_a_network_that_cannot_be_traced_says_what_can_be_done() -> None:
+    from torchvision.models import shufflenet_v2_x0_5
+
+    assert issubclass(Untraceable, ValueError)
+    with pytest.raises(Untraceable, match=r'ShuffleNetV2 cannot be traced.*ZeroDivisionError.*space "blocks"'):
+        trace_groups(shufflenet_v2_x0_5(num_classes=3), torch.randn(1, 3, 32, 32))
+
+
+def test_an_input_that_does_not_fit_is_not_called_untraceable() -> None:
+    with pytest.raises(RuntimeError, match="expected input"):
+        trace_groups(toy_model().module, torch.randn(1, 2, 8, 8))
 
 
 def test_blocks_of_the_families() -> None:

@@ -1,12 +1,17 @@
 """Gathering: the right rows of the right weights, gradients that are gradients, nothing else touched."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from compress.graph.groups import trace_groups
+from compress.graph.slopes import slopes
 from compress.graph.stats import UndeclaredReadError, gather
 from compress.graph.surgery import masked
+from compress.models.resnet_cifar import resnet_cifar
+from compress.prune.criteria import CRITERIA
 from tests.compress.graph.networks import network
 from tests.toys import toy_model, toy_task
 
@@ -72,6 +77,82 @@ def test_gates_of_the_readers_are_the_slope_of_the_loss_towards_the_cut():
     slopes = torch.autograd.grad(task.loss(whole(x), y_B), weights)
     gate = sum((w * g)[:, 3].sum() for w, g in zip(weights, slopes, strict=True))
     assert moved.item() == pytest.approx(-gate.item(), rel=1e-2)
+
+
+def uneven_resnet():
+    """A CIFAR ResNet for the toy task whose channels differ much from each other."""
+    torch.manual_seed(0)
+    module = resnet_cifar((1, 8, 8), 3, depth=8, width=4)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, 0.3, 0.3)
+            layer.running_var.uniform_(0.5, 2.0)
+    return module.eval()
+
+
+def loss_with_factor(module, group, channel, factor):
+    """The loss over all training inputs when every reader of a channel sees it times `factor`."""
+    task, scaled = toy_task(), copy.deepcopy(module).double()
+    for member in group.members:
+        if member.axis == "in":
+            factors_C = torch.ones(member.size, dtype=torch.float64)
+            factors_C[list(member.index[channel])] = factor
+            shape = (1, -1) if isinstance(scaled.get_submodule(member.path), nn.Linear) else (1, -1, 1, 1)
+            factors = factors_C.view(shape)
+            scaled.get_submodule(member.path).register_forward_pre_hook(lambda _, args, f=factors: (args[0] * f,))
+    x_BCHW, y_B = next(iter(task.batches("train", batch_size=96)))
+    with torch.no_grad():
+        return task.loss(scaled(x_BCHW.double()), y_B).item()
+
+
+def test_gates_of_a_stream_with_padding_shortcuts_equal_finite_differences():
+    module = uneven_resnet()
+    groups = trace_groups(module, torch.randn(2, 1, 8, 8))
+    stream = next(group for group in groups if group.name == "conv1")
+    assert ("layer2.0.shortcut", "in") in {(member.path, member.axis) for member in stream.members}
+    stats = gather(module, groups, ("gate",), toy_task(), num_batches=1, batch_size=96)
+    for group in groups:
+        gate_C = sum(part.values[0] for part in stats[group.name].gate_parts if part.axis == "in")
+        step = 1e-4
+        for channel in range(0, group.num_channels, 3):
+            more, less = (loss_with_factor(module, group, channel, 1 + sign * step) for sign in (1, -1))
+            slope = (more - less) / (2 * step)
+            assert gate_C[channel].item() == pytest.approx(slope, rel=5e-3, abs=2e-5), (group.name, channel)
+
+
+def test_a_channel_that_only_a_padding_shortcut_reads_is_worth_something():
+    module = uneven_resnet()
+    with torch.no_grad():
+        for path in ("layer1.0.conv1", "layer2.0.conv1"):
+            module.get_submodule(path).weight[:, 2] = 0
+    groups = trace_groups(module, torch.randn(2, 1, 8, 8))
+    stats = gather(module, groups, ("gate",), toy_task(), num_batches=2, batch_size=48)
+    part = part_of(stats["conv1"].gate_parts, "layer2.0.shortcut", "in")
+    assert (part.is_norm, tuple(part.values.shape)) == (False, (2, 4))
+    scores_C = CRITERIA.bind("taylor")(stats["conv1"])
+    assert scores_C[2] == part.values[:, 2].square().mean() > 0
+
+
+def test_a_reader_that_runs_twice_counts_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.same = nn.Linear(1, 3), nn.Identity()
+
+        def forward(self, x_B1HW):
+            x_BC = x_B1HW.mean((1, 2, 3))[:, None] * torch.tensor([[1.0, 2.0, 3.0]])
+            return self.linear(x_B1HW.mean((2, 3))) * 0 + self.same(x_BC) + self.same(x_BC)
+
+    module, task = Twice(), toy_task()
+    batch = next(iter(task.batches("train", batch_size=32)))
+    weights = {"linear": module.linear.weight.requires_grad_(True)}
+    x_BC = (batch[0].mean((1, 2, 3))[:, None] * torch.tensor([[1.0, 2.0, 3.0]])).requires_grad_(True)
+    (slope_BC,) = torch.autograd.grad(task.loss(2 * x_BC, batch[1]), x_BC)
+    module.same.register_forward_pre_hook(lambda _, args: (args[0] + 0 * module.linear.weight.sum(),))
+    (found,) = slopes(module, weights, ("same",), task, iter([batch]))
+    assert torch.allclose(found.inputs["same"], (x_BC * slope_BC).sum(0), atol=1e-6)
+    assert len(module.same._forward_pre_hooks) == 1
 
 
 def test_nothing_is_left_behind():

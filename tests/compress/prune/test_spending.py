@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.core.budget import Budget, Cost
+from compress.core.budget import Budget, Cost, Infeasible
 from compress.graph.cost_model import CostModel
 from compress.graph.groups import trace_groups
 from compress.prune.allocators import ALLOCATORS
@@ -26,18 +26,38 @@ def test_limits_go_from_the_start_to_the_target():
     assert limits_at(1.0, start, target) == {"macs": 60, "params": 20}
 
 
-def test_two_limits_hold_at_once():
+def counted():
     module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.Flatten(), nn.Linear(16 * 36, 4))
     x_BCHW = torch.randn(1, 3, 8, 8)
     groups = trace_groups(module, x_BCHW)
     model = CostModel(module, groups, x_BCHW)
     scores = {group.name: torch.arange(group.num_channels).float() for group in groups}
+    return model, scores
+
+
+def test_two_limits_hold_at_once():
+    model, scores = counted()
     limits = {"macs": 0.7 * model.macs({}), "params": 0.4 * model.params({})}
     cost, limit = spending(model, limits)
     kept = ALLOCATORS.bind("uniform")(scores, cost, limit)
     assert limit == 1.0
-    assert cost.__name__ == "largest part of macs and params"
     assert model.macs(kept) <= limits["macs"]
     assert model.params(kept) <= limits["params"]
     cost, limit = spending(model, {"params": 9.0})
     assert (cost({}), limit) == (model.params({}), 9.0)
+
+
+@pytest.mark.parametrize("name", sorted(ALLOCATORS))
+def test_two_limits_that_cannot_hold_are_named_in_their_own_units(name):
+    model, scores = counted()
+    one = {group: torch.arange(len(scores_C)) < 1 for group, scores_C in scores.items()}
+    smallest = {"macs": model.macs(one), "params": model.params(one)}
+    limits = {"macs": 2 * smallest["macs"], "params": 0.5 * smallest["params"]}
+    with pytest.raises(Infeasible) as caught:
+        ALLOCATORS.bind(name, min_kept_ratio=0.0)(scores, *spending(model, limits))
+    error = caught.value
+    assert (error.what, error.limit, error.smallest) == ("params", limits["params"], smallest["params"])
+    assert str(error).startswith(
+        f"no model fits macs <= {limits['macs']:,.6g} and params <= {limits['params']:,.6g}: the smallest reachable "
+        f"has macs = {smallest['macs']:,.6g} and params = {smallest['params']:,.6g}. Raise the limit of params, or"
+    )

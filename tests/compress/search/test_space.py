@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from compress.graph.dependencies import Untraceable
 from compress.graph.groups import trace_groups
 from compress.search.spaces import cuts  # noqa: F401
 from compress.search.spaces.cuts import counts_of
@@ -78,3 +79,18 @@ def test_a_space_without_a_choice_is_refused():
     assert trace_groups(net, torch.zeros(1, 1, 4, 4))
     with pytest.raises(ValueError, match="nothing varies"):
         SPACES.bind("blocks")(net, torch.zeros(1, 1, 4, 4))
+
+
+def test_blocks_of_a_network_that_cannot_be_traced_can_still_be_left_out():
+    from compress.graph import groups
+
+    def refuse(module, x_BCHW):
+        raise Untraceable(module, ZeroDivisionError("modulo by zero"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "components", refuse)
+        space = SPACES.bind("blocks")(toy_model().module, TOY_INPUT.example(2))
+        with pytest.raises(Untraceable, match="ToyNet cannot be traced"):
+            SPACES.bind("widths")(toy_model().module, TOY_INPUT.example(2))
+    assert space.choices() == {"keep block": (False, True)}
+    assert (space.largest.widths, space.smallest.dropped) == ({}, ("block",))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from compress.core.stage import Entry, StageCall
 from compress.core.task import SealedTestSplit
 from compress.measure.costs import cost_of
 from compress.stages.cascade import FILE, CascadeConfig, cascade
+from compress.train.checkpoint import state_digest
 from compress.train.scoring import accuracy
 from tests.compress.search.toy_training import trained_toy
 from tests.toys import toy_task
@@ -16,9 +18,9 @@ SMALL = Entry.of(trained_toy(num_epochs=1, seed=3), "distill-1")
 LARGE = Entry.of(trained_toy(), "train-2")
 
 
-def run(tmp_path, **options):
+def run(tmp_path, small=SMALL, **options):
     config = CascadeConfig(**({"rounds": 3} | options))
-    parents = {"model": SMALL, "teacher": LARGE}
+    parents = {"model": small, "teacher": LARGE}
     return cascade(StageCall(config=config, parents=parents, scratch=tmp_path, optional_task=toy_task()))
 
 
@@ -29,6 +31,7 @@ def test_report_file_and_routing_agree(tmp_path, confidence):
     assert json.loads(json.dumps(report)) == report
     router = Router.read(result.files[FILE])
     assert (router.small, router.large) == ("distill-1", "train-2")
+    assert router.digests == (state_digest(SMALL.model.module), state_digest(LARGE.model.module))
     assert router.confidence.name == confidence
     assert router.threshold == report["threshold"]
     task, deferred, right = toy_task(), [], []
@@ -78,3 +81,28 @@ def test_the_test_split_stays_sealed(tmp_path):
     with pytest.raises(SealedTestSplit):
         toy_task().split("test")
     assert run(tmp_path).model is None
+
+
+def test_a_pair_that_saves_nothing_says_so(tmp_path):
+    """Both members cost the same here, so any deferral makes the pair dearer than the teacher."""
+    report = run(tmp_path, target={"name": "accuracy", "margin": 1.0}).report
+    assert report["expected_macs_ratio"] == 2.0
+    assert "2.00 times the teacher's multiply-adds" in report["note"]
+
+
+def test_a_pair_that_saves_has_no_note(tmp_path, monkeypatch):
+    costs = {id(SMALL.model): 1e3, id(LARGE.model): 1e6}
+
+    def cheaper(model):
+        return replace(cost_of(model), macs=costs[id(model)])
+
+    monkeypatch.setattr("compress.stages.cascade.cost_of", cheaper)
+    report = run(tmp_path, target={"name": "cost", "macs_ratio": 0.5}).report
+    assert report["expected_macs_ratio"] < 1
+    assert "note" not in report
+
+
+@pytest.mark.parametrize("option", ["batch", "rounds"])
+def test_mistakes_are_found_before_any_work(option):
+    with pytest.raises(ValueError, match=f"{option}=0: must be 1 or more"):
+        CascadeConfig(**{option: 0})

@@ -9,9 +9,12 @@ from compress.cascade.confidences import CONFIDENCES
 from compress.cascade.inference import Router
 from compress.core.registry import UnknownName
 from compress.core.stage import Entry, StageCall
+from compress.core.task import SealedTestSplit
 from compress.measure.costs import cost_of
+from compress.measure.memory import peak_memory_bytes
 from compress.measure.runtimes import RUNTIMES, TorchSession
 from compress.stages.evaluate import INT8, PREDICTIONS, ROUTER, EvaluateConfig, evaluate
+from compress.train.checkpoint import state_digest
 from tests.compress.search.toy_training import trained_toy
 from tests.toys import toy_task
 
@@ -20,10 +23,21 @@ TEACHER = Entry.of(trained_toy(), "train-2")
 TIMED = {"runtimes": ("torch",), "rounds": 3, "batches": (1, 8)}
 
 
-def run(tmp_path, extra=None, model=STUDENT, **options):
+def run(tmp_path, extra=None, model=STUDENT, task=None, **options):
     parents = {"model": model, "teacher": TEACHER, **(extra or {})}
     config = EvaluateConfig(**(TIMED | options))
-    return evaluate(StageCall(config=config, parents=parents, scratch=tmp_path, optional_task=toy_task()))
+    task = task or toy_task().opened()
+    return evaluate(StageCall(config=config, parents=parents, scratch=tmp_path, optional_task=task))
+
+
+def cascade_entry(path, threshold, *, members=(STUDENT, TEACHER)):
+    """Return an entry of a cascade that was calibrated for `members`."""
+    small, large = members
+    digests = (state_digest(small.model.module), state_digest(large.model.module))
+    confidence = CONFIDENCES.bind("entropy")
+    router = Router(small=small.ref, large=large.ref, digests=digests, confidence=confidence, threshold=threshold)
+    router.write(path)
+    return Entry(ref="cascade-1", report={}, files={ROUTER: path})
 
 
 def correct(model):
@@ -64,9 +78,11 @@ def test_accuracy_costs_and_ratios(tmp_path):
         assert found["test_accuracy"] == pytest.approx(float(correct(entry.model).mean()))
         assert found["interval"][0] <= found["test_accuracy"] <= found["interval"][1]
         assert found["macs"] == cost_of(entry.model).macs
+        peak = peak_memory_bytes(entry.model.module, entry.model.input.example(1))
+        assert found["peak_memory_bytes"] == peak > 0
         assert set(found["latency_ms"]) == {"torch/b1", "torch/b8"}
     ratios = report["ratios"]["student"]
-    assert ratios["macs"] == 1.0
+    assert ratios["macs"] == ratios["peak_memory_bytes"] == 1.0
     assert set(ratios["latency/torch/b8"]) == {"value", "low", "high"}
     assert set(report["ratios"]) == {"student"}
     assert report["parity"]["max_abs"] == 0.0
@@ -93,6 +109,42 @@ def test_default_runtimes_that_are_missing_are_noted(tmp_path, monkeypatch):
 def test_a_misspelt_runtime_is_an_error(tmp_path):
     with pytest.raises(UnknownName, match="'torch'"):
         run(tmp_path, runtimes=("torhc",))
+
+
+def test_runtimes_are_checked_before_any_test_data_is_read(tmp_path):
+    with pytest.raises(UnknownName, match="'torch'"):
+        run(tmp_path, runtimes=("torch", "torhc"), task=toy_task())
+
+
+def test_a_runtime_that_is_named_must_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("compress.stages.evaluate.is_installed", lambda name: False)
+    with pytest.raises(ValueError, match="runtime 'torch' is not installed here"):
+        run(tmp_path)
+
+
+def test_the_stage_does_not_open_the_test_split_itself(tmp_path):
+    with pytest.raises(SealedTestSplit):
+        run(tmp_path, task=toy_task())
+
+
+def test_progress_is_told_over_runtimes_and_batch_sizes(tmp_path, capsys):
+    run(tmp_path)
+    assert "evaluate: 2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"batches": (1, 0)}, r"batches=\(1, 0\): each must be 1 or more"),
+        ({"batches": ()}, "batches is empty"),
+        ({"runtimes": ()}, "runtimes is empty"),
+        ({"rounds": 0}, "rounds=0: must be 1 or more"),
+        ({"num_threads": 0}, "num_threads=0: must be 1 or more"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(option, said):
+    with pytest.raises(ValueError, match=said):
+        EvaluateConfig(**option)
 
 
 @pytest.mark.usefixtures("_shifted")
@@ -123,10 +175,7 @@ def test_int8_is_judged_by_its_own_answers(tmp_path):
 
 @pytest.mark.parametrize(("threshold", "share"), [(1.0, 0.0), (-1.0, 1.0)])
 def test_the_cascade_is_routed_for_real(tmp_path, threshold, share):
-    path = tmp_path / ROUTER
-    Router(small="a", large="train-2", confidence=CONFIDENCES.bind("entropy"), threshold=threshold).write(path)
-    extra = {"cascade": Entry(ref="cascade-1", report={}, files={ROUTER: path})}
-    report = run(tmp_path, extra).report
+    report = run(tmp_path, {"cascade": cascade_entry(tmp_path / ROUTER, threshold)}).report
     found, small, large = (report["models"][name] for name in ("cascade", "student", "teacher"))
     assert found["route_shares"] == [1 - share, share]
     assert found["test_accuracy"] == (large if share else small)["test_accuracy"]
@@ -138,8 +187,19 @@ def test_the_cascade_is_routed_for_real(tmp_path, threshold, share):
     assert report["notes"] == []
 
 
-def test_a_cascade_of_another_teacher_is_noted(tmp_path):
-    path = tmp_path / ROUTER
-    Router(small="a", large="train-9", confidence=CONFIDENCES.bind("entropy"), threshold=0.5).write(path)
-    report = run(tmp_path, {"cascade": Entry(ref="cascade-1", report={}, files={ROUTER: path})}).report
-    assert any("train-9" in note for note in report["notes"])
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ((TEACHER, TEACHER), r"train-2 as its small network, but role 'model' .*run stage cascade again"),
+        ((STUDENT, STUDENT), r"export-1 as its large network, but role 'teacher' .*run stage cascade again"),
+    ],
+)
+def test_a_cascade_of_another_member_is_refused_before_any_test_data_is_read(tmp_path, members, said):
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path, {"cascade": cascade_entry(tmp_path / ROUTER, 0.5, members=members)}, task=toy_task())
+
+
+def test_a_cascade_fits_equal_weights_under_another_name(tmp_path):
+    renamed = Entry.of(STUDENT.model.copy(), "distill-7")
+    entry = cascade_entry(tmp_path / ROUTER, 0.5, members=(renamed, TEACHER))
+    assert run(tmp_path, {"cascade": entry}).report["models"]["cascade"]

@@ -13,13 +13,16 @@ def flags(num_wrong):
     return np.array([0] * num_wrong + [1] * (NUM - num_wrong), dtype=np.uint8)
 
 
-def run(tmp_path, wrong=None, speedup=(2.0, 1.8, 2.2), max_abs=1e-5, **options):
+def run(tmp_path, wrong=None, speedup=(2.0, 1.8, 2.2), max_abs=1e-5, cascade_ratio=1.6, **options):
     wrong = {"teacher": 4, "student": 5} | (wrong or {})
     path = tmp_path / PREDICTIONS
     np.savez(path, labels=np.zeros(NUM), **{f"correct_{name}": flags(num) for name, num in wrong.items()})
     value, low, high = speedup
     report = {
-        "ratios": {"student": {"macs": 4.0, "latency/onnxruntime/b32": {"value": value, "low": low, "high": high}}},
+        "ratios": {
+            "student": {"macs": 4.0, "latency/onnxruntime/b32": {"value": value, "low": low, "high": high}},
+            "cascade": {"macs": cascade_ratio},
+        },
         "parity": {"max_abs": max_abs, "top1_agree": 1.0},
     }
     evaluation = Entry(ref="evaluate-1", report=report, files={PREDICTIONS: path})
@@ -81,7 +84,7 @@ def test_bad_extras_are_demoted_and_close_nothing(tmp_path):
     report = run(tmp_path, {"int8": 30, "cascade": 20})
     assert report["passed"] is True
     assert (report["int8"], report["cascade"]) == ("demoted", "demoted")
-    assert [check["binding"] for check in report["checks"]] == [True, True, True, False, False]
+    assert [check["binding"] for check in report["checks"]] == [True, True, True, False, False, False]
     assert "int8 is demoted" in report["reasons"][3]
     assert check(report, "int8_drop")["value"] == pytest.approx(25 / NUM)
     assert check(report, "cascade_drop")["value"] == pytest.approx(16 / NUM)
@@ -90,3 +93,35 @@ def test_bad_extras_are_demoted_and_close_nothing(tmp_path):
 def test_good_extras_are_accepted(tmp_path):
     report = run(tmp_path, {"int8": 6, "cascade": 4})
     assert (report["int8"], report["cascade"]) == ("accepted", "accepted")
+
+
+@pytest.mark.parametrize(("ratio", "status"), [(1.25, "accepted"), (1.0, "demoted"), (0.8, "demoted")])
+def test_a_cascade_that_costs_no_less_than_the_teacher_is_demoted(tmp_path, ratio, status):
+    report = run(tmp_path, {"cascade": 4}, cascade_ratio=ratio)
+    assert (report["passed"], report["cascade"]) == (True, status)
+    found = check(report, "cascade_cost")
+    assert (found["value"], found["limit"], found["binding"]) == (ratio, 1.0, False)
+    assert found["passed"] is (status == "accepted")
+    assert f"{1 / ratio:.2f} times the teacher's" in report["reasons"][-1]
+    assert ("cascade is demoted" in report["reasons"][-1]) is (status == "demoted")
+
+
+def test_without_a_cascade_its_cost_is_not_asked_for(tmp_path):
+    assert "cascade_cost" not in [check["name"] for check in run(tmp_path, {"int8": 6})["checks"]]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"accuracy_drop_max": -0.01}, r"accuracy_drop_max=-0\.01: must be in \[0, 1\]"),
+        ({"int8_drop_max": 1.5}, r"int8_drop_max=1\.5: must be in \[0, 1\]"),
+        ({"cascade_drop_max": float("nan")}, r"cascade_drop_max=nan: must be in \[0, 1\]"),
+        ({"speedup_min": -1}, r"speedup_min=-1\.0: must be 0 or more"),
+        ({"parity_max": -1}, r"parity_max=-1\.0: must be 0 or more"),
+        ({"speedup_runtime": "onnxruntime"}, "speedup_runtime='onnxruntime': must be RUNTIME/bBATCH"),
+        ({"speedup_runtime": "torch/b0"}, "speedup_runtime='torch/b0'"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(option, said):
+    with pytest.raises(ValueError, match=said):
+        GateConfig(**option)

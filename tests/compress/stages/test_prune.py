@@ -114,3 +114,23 @@ def test_pieces_are_chosen_by_name(tmp_path, allocator, criterion):
     ).report
     assert all(kept % 2 == 0 and kept >= of / 4 for kept, of in report["kept"].values())
     assert report["cost"]["params"] <= 0.6 * report["cost_before"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"score_batches": 0}, "at least 1 batch"),
+        ({"recalibrate_batches": -1}, "recalibrate_batches=-1"),
+        ({"budget": "macs=half"}, "macs=NUMBER"),
+        ({"budget": ""}, "empty budget"),
+    ],
+)
+def test_senseless_configurations_are_refused_before_anything_runs(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        PruneConfig(**wrong)
+    assert PruneConfig(score_batches=1, recalibrate_batches=0).as_json()
+
+
+def test_two_limits_out_of_reach_are_both_reported(tmp_path):
+    with pytest.raises(Infeasible, match=r"params <= 2.507 and macs <= 48,408: .* has params = 64 and macs = 2,022\."):
+        run(tmp_path, budget="macs=0.5,params=0.001")

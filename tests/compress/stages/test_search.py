@@ -23,6 +23,23 @@ ROOT = Path(__file__).parents[3]
 QUICK = {"num_trials": 8, "recalibration_batches": 2, "batch_size": 32, "strategy": {"name": "random"}}
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"budget": "macs=2"}, r"budget macs=2\.0: .* lies in \(0, 1\]"),
+        ({"budget": "mac=0.5"}, "Did you mean 'macs'"),
+        ({"num_trials": 0}, "num_trials=0: must be 1 or more"),
+        ({"latency_rounds": 0}, "latency_rounds=0: must be 1 or more"),
+        ({"latency_batch": 0}, "latency_batch=0: must be 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: must be 1 or more"),
+        ({"validation_limit": -1}, "validation_limit=-1: must be 0 or more"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(option, said):
+    with pytest.raises(ValueError, match=said):
+        SearchConfig(**option)
+
+
 def run(tmp_path, parents=None, **options):
     config = SearchConfig(**(QUICK | options))
     parents = parents or {"model": toy_entry(trained_toy())}

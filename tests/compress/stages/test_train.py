@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -53,6 +54,22 @@ def test_weights_from_a_file(tmp_path):
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"no weights at .*nothing\.npz"):
         train(call(tmp_path, weights=str(tmp_path / "nothing.npz")))
+
+
+def test_weights_count_by_their_content(tmp_path):
+    path, other = tmp_path / "w.npz", tmp_path / "elsewhere.npz"
+    path.write_bytes(b"first")
+    other.write_bytes(b"first")
+    config = TrainConfig(weights=str(path))
+    assert config.as_json() == {"weights": f"sha256:{hashlib.sha256(b'first').hexdigest()}"}
+    assert config.weights == str(path)
+    before, moved = (identity("train", TrainConfig(weights=str(each)), {}, toy_task())[0] for each in (path, other))
+    assert before == moved
+    path.write_bytes(b"second")
+    assert identity("train", config, {}, toy_task())[0] != before
+    path.unlink()
+    with pytest.raises(ValueError, match=r"no weights at .*w\.npz"):
+        identity("train", config, {}, toy_task())
 
 
 def test_no_task_is_an_error(tmp_path):

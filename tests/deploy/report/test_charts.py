@@ -9,6 +9,7 @@ import pytest
 
 from deploy.report import figures_of, gather, pareto_png
 from deploy.report.charts import cascade_chart, pareto_chart, search_chart
+from deploy.report.curves import robustness_chart, training_chart
 from deploy.report.data import Point, pareto_front
 from deploy.report.figures import kept_chart
 from deploy.report.plot import Canvas, Frame, Labels, Scale, round_ticks
@@ -89,6 +90,31 @@ def test_trials_and_curves_are_drawn_once_each() -> None:
     assert "threshold 0.6" in texts(curve)
     assert "teacher alone" in texts(curve)
     assert cascade_chart({"curve": []}) == ""
+
+
+def test_training_is_drawn_by_epoch_and_needs_two() -> None:
+    rows = [
+        {"epoch": 1, "train_loss": 2.0, "validation_accuracy": 0.5},
+        {"epoch": 2, "train_loss": 1.0, "validation_accuracy": None},
+        {"epoch": 3, "train_loss": 0.5, "validation_accuracy": 0.9},
+    ]
+    svg = training_chart(rows)
+    assert {"validation accuracy, %", "training loss", "epoch"} <= set(texts(svg))
+    assert shapes(svg) == 2 + 3
+    assert "epoch 3: 90" in svg
+    assert training_chart(rows[:1]) == "" == training_chart([])
+    assert "validation accuracy, %" not in texts(training_chart(rows[:2]))
+    assert set(figures_of({"history": rows})) == {"training"}
+
+
+def test_robustness_is_drawn_before_and_after() -> None:
+    rows = [{"bits": bits, "before": 0.1 * bits, "after": 0.12 * bits} for bits in (8, 6, 4)]
+    svg = robustness_chart(rows)
+    assert shapes(svg) == 6
+    assert "4 bits, after: 48.00" in svg
+    assert {"before tuning", "after tuning"} <= set(texts(svg))
+    assert robustness_chart([]) == ""
+    assert set(figures_of({"robustness": rows})) == {"robustness"}
 
 
 def test_names_are_escaped() -> None:

@@ -49,6 +49,31 @@ def test_several_budgets_are_told_apart_and_the_fastest_that_passed_is_best() ->
     assert "1 of 2" in verdict_line(again)
 
 
+def test_the_best_is_the_promoted_one_or_has_the_largest_paired_speedup() -> None:
+    store, refs = sample((0.5, 0.24))
+    slow, fast = (store.record(ref)["report"] for ref in refs["evaluate"])
+    slow["models"]["student"]["latency_ms"]["onnxruntime/b32"] = 0.001
+    assert gather(store, refs).best is not None
+    assert gather(store, refs).best.label == "macs=0.24"  # type: ignore[union-attr]
+    for ref in refs["gate"]:
+        del store.kept[ref]["report"]["checks"]
+    assert gather(store, refs).best.label == "macs=0.24"  # type: ignore[union-attr]
+    fast["ratios"]["student"]["latency/onnxruntime/b32"]["value"] = 1.01
+    assert gather(store, refs).best.label == "macs=0.5"  # type: ignore[union-attr]
+    promotion = {"promoted": True, "export": refs["export"][1], "name": "digits", "version": "1"}
+    assert gather(store, refs, promotion=promotion).best.label == "macs=0.24"  # type: ignore[union-attr]
+
+
+def test_the_note_lists_the_entries_of_every_branch() -> None:
+    store, refs = sample((0.5, 0.24))
+    note = note_markdown(gather(store, refs))
+    entries = note.partition("### Entries")[2]
+    assert "**macs=0.24**" in entries
+    for ref in ("train-00", "prune-0a", "prune-1a", "cascade-1a", "gate-0a"):
+        assert f"- {ref.partition('-')[0]}: `{ref}`" in entries, ref
+    assert "secateur.ref" in entries
+
+
 def test_the_same_budget_twice_gets_two_names() -> None:
     store, refs = sample((0.5, 0.5))
     assert [branch.label for branch in gather(store, refs).branches] == ["macs=0.5 (1)", "macs=0.5 (2)"]

@@ -66,7 +66,7 @@ def test_everything_is_on_the_page() -> None:
     text = words(page(gather(store, refs, promotion=promotion, pull={"python": "load(folder)"})))
     for part in ("98.85 %", "1.85×", "signed", "chosen", "demoted", "no NVIDIA GPU", "answered by the small model",
                  "after the cut 41.00 %", "layers.1.2", "load(folder)", "Version 3 of", "Example CPU", "torch 2.9.0",
-                 "40 trials", "97.8–99.2"):  # fmt: skip
+                 "40 trials", "97.8–99.2", "On validation inputs 100.00 % same answers"):  # fmt: skip
         assert part in text, part
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from compress.core.registry import UnknownName
 from compress.core.stage import STAGES, StageCall, StageResult
@@ -92,9 +93,32 @@ def test_no_variants_no_int8(tmp_path: Path) -> None:
     }
 
 
+class HalfSession:
+    """Stands in for the engine's session: answers as torch does, off by a shift in the first logit."""
+
+    name, shift = "tensorrt", 0.001
+
+    def __init__(self, path: Path, *, trt: Any) -> None:
+        assert path.read_bytes() == b"ENGINE!"
+        assert isinstance(trt, FakeTensorRT)
+
+    def infer(self, x_BCHW: np.ndarray) -> np.ndarray:
+        assert len(x_BCHW) == 4
+        logits_BC = trained_toy()(torch.from_numpy(x_BCHW)).numpy().copy()
+        logits_BC[:, 0] += self.shift
+        return logits_BC
+
+
+def with_engine(monkeypatch: pytest.MonkeyPatch, fake: FakeTensorRT, *, shift: float = 0.001) -> None:
+    """Let TensorRT be there, and its engine be off by `shift`."""
+    monkeypatch.setattr(stage, "require_tensorrt", lambda: fake)
+    monkeypatch.setattr(HalfSession, "shift", shift)
+    monkeypatch.setattr(stage, "EngineSession", HalfSession)
+
+
 def test_an_engine_is_built_where_tensorrt_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT()
-    monkeypatch.setattr(stage, "require_tensorrt", lambda: fake)
+    with_engine(monkeypatch, fake)
     result = run(tmp_path, variants=(), engine_batch_max=4)
     assert result.report["tensorrt"]["status"] == "built"
     assert result.report["tensorrt"]["size_bytes"] == 7
@@ -102,6 +126,63 @@ def test_an_engine_is_built_where_tensorrt_is(tmp_path: Path, monkeypatch: pytes
     assert json.loads(result.files["model.plan.json"].read_text())["settings"]["max_batch"] == 4
     assert fake.parsed.endswith("model.fp16.onnx")
     assert fake.config.profiles[0].shapes["input"][1][0] == 4
+    compared = result.report["tensorrt"]["parity"]
+    assert compared["max_abs"] == pytest.approx(0.001, abs=1e-4)
+    assert compared["limit"] >= 0.02
+
+
+@pytest.mark.parametrize("shift", [50.0, float("nan")])
+def test_an_engine_that_answers_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    with_engine(monkeypatch, FakeTensorRT(), shift=shift)
+    result = run(tmp_path, variants=(), engine_batch_max=4)
+    assert result.report["tensorrt"]["status"] == "failed"
+    assert "differs from torch by" in result.report["tensorrt"]["reason"]
+    assert set(result.files) == {"model.onnx"}
+
+
+def test_an_engine_that_tensorrt_refuses_costs_only_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_engine(monkeypatch, FakeTensorRT(parse_errors=("no kernel for Conv",)))
+    result = run(tmp_path, variants=(), engine_batch_max=4)
+    assert result.report["tensorrt"]["status"] == "failed"
+    assert "no kernel for Conv" in result.report["tensorrt"]["reason"]
+    assert set(result.files) == {"model.onnx"}
+    assert result.report["validation_accuracy"] == 1.0
+
+
+def test_a_failed_conversion_costs_only_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise KeyError("Einsum")
+
+    with_engine(monkeypatch, FakeTensorRT())
+    monkeypatch.setattr(stage, "half_onnx", refuse)
+    result = run(tmp_path, variants=())
+    assert result.report["tensorrt"] == {"status": "failed", "reason": "KeyError: 'Einsum'"}
+    assert set(result.files) == {"model.onnx"}
+
+
+def test_progress_is_told_over_the_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path)
+    assert "quantize to INT8: 2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"rounds": 0}, "rounds=0: must be 1 or more"),
+        ({"num_threads": 0}, "num_threads=0: must be 1 or more"),
+        ({"calibration_images": 0}, "calibration_images=0: must be 1 or more"),
+        ({"validation_images": -1}, "validation_images=-1: must be 0 or more"),
+        ({"batches": (32, 0)}, r"batches=\(32, 0\): must be 1 or more each"),
+        ({"int8_drop_max": 2}, r"int8_drop_max=2\.0: must be in \[0, 1\]"),
+        ({"engine_batch_max": 0}, "engine_batch_max=0: must be 1 or more"),
+        ({"opset": 17}, "opset=17: must be 18 or more"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(option: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ExportConfig(**option)
 
 
 def test_mistakes_in_the_configuration() -> None:

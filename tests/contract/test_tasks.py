@@ -19,6 +19,16 @@ from tests.compress.data.tiny_sets import MAKERS
 NAMES = [name for name in sorted(TASKS) if TASKS[name].function.__module__.startswith("compress.data")]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point the cache at a temporary folder and the search for data at nothing."""
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SECATEUR_DATA", raising=False)
+    work = tmp_path / "work" / "here"
+    work.mkdir(parents=True)
+    monkeypatch.chdir(work)
+
+
 def made(name: str, root: Path, **more: object) -> Task:
     return TASKS.bind(name, **{**MAKERS[name](root), **more})()
 

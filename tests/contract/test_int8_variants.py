@@ -1,3 +1,5 @@
+"""What every way of quantizing an ONNX file promises."""
+
 from __future__ import annotations
 
 from pathlib import Path
