@@ -115,7 +115,7 @@ def test_a_killed_stage_ends_in_the_same_result(undisturbed, tmp_path, stage):
     shutil.copytree(source, store)
     shutil.rmtree(store / "scratch", ignore_errors=True)
     shutil.rmtree(store / "entries" / refs[stage])
-    before = {path.name: path.stat().st_mtime_ns for path in (store / "entries").glob("*/entry.json")}
+    before = {path.parent.name: path.stat().st_mtime_ns for path in (store / "entries").glob("*/entry.json")}
     assert kill_in_the_middle(store, stage, refs), f"{stage} finished before it could be killed"
     again = run(store, stage, refs)
     assert again["ref"] == refs[stage]
@@ -123,6 +123,6 @@ def test_a_killed_stage_ends_in_the_same_result(undisturbed, tmp_path, stage):
     expected = content(source, refs[stage])
     assert content(store, refs[stage]) == expected
     assert expected or stage == "gate"
-    after = {path.name: path.stat().st_mtime_ns for path in (store / "entries").glob("*/entry.json")}
+    after = {path.parent.name: path.stat().st_mtime_ns for path in (store / "entries").glob("*/entry.json")}
     assert {name: after[name] for name in before} == before
     assert run(store, stage, refs)["is_reused"]
