@@ -34,7 +34,7 @@ ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
 
 test: .venv/.dev check  ## Run every check and test.
-	$(BIN)/python -m pytest -m slow --cov --cov-append --cov-report=term --durations=15
+	$(BIN)/python -m pytest -m slow --cov --cov-append --cov-report= --durations=15
 	$(BIN)/coverage report --fail-under=90
 
 check: lint types layers unit  ## Lint, types, import layers, unit and contract tests (under 3 minutes).
@@ -52,7 +52,7 @@ layers: .venv/.dev
 	$(BIN)/lint-imports
 
 unit: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow" --doctest-modules --cov --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules --cov --cov-report=
 
 ir: .venv/.runtime  ## Compile the pipelines' intermediate representation that is committed.
 	$(BIN)/python -m pipelines.compile

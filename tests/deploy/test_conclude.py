@@ -79,6 +79,7 @@ def close(workspace: Path, status: str = "SUCCEEDED", error: str = "") -> dict[s
         ([{"name": "half", "prune": '{"criterion": {"name": "taylor", "squar": true}}'}], "squar"),
         ([{"name": "half", "prune": '{"budget": "mac=0.5"}'}], "macs"),
         ([{"name": "half", "search": "on"}], "not valid JSON"),
+        ([{**STUDENT, "gate": "off"}], "'half': gate cannot be off"),
         ([STUDENT, STUDENT], "a name of its own.*half.*half"),
         ([STUDENT, {"prune": "off"}], "a name of its own"),
     ],

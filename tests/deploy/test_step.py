@@ -126,6 +126,8 @@ def test_the_workspace_is_named_found_or_local(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SECATEUR_WORKSPACE", "elsewhere")
     assert step.workspace_folder("") == tmp_path / "elsewhere"
     assert step.workspace_folder("here") == tmp_path / "here"
+    with pytest.raises(ValueError, match="name a folder"):
+        step.workspace_folder("s3://bucket/models")
 
 
 def test_the_server_is_named_or_found_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def test_rows_compare_every_model_with_the_teacher(tmp_path):
     watch.steps.append(step(tmp_path, "gate", "quarter", {"passed": False, "reasons": ["too slow", "too wrong"]}))
     rows = summary.rows(watch)
     assert [row[0] for row in rows] == ["teacher", "half", "half cascade", "quarter", "quarter cascade"]
-    assert rows[0] == ["teacher", "99.00 %", "98.00 % – 100.00 %", "", "", "reference"]
+    assert rows[0] == ["teacher", "99.00 %", "98.00 % – 100.00 %", "1.00×", "", "reference"]
     assert rows[1] == ["half", "98.50 %", "97.00 % – 99.00 %", "5.00×", "2.50× (2.40 – 2.60)", "passed"]
     assert rows[2] == ["half cascade", "99.00 %", "", "2.50×", "", ""]
     assert rows[3][-1] == "refused: too slow; too wrong"
