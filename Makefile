@@ -34,7 +34,7 @@ ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
 
 test: .venv/.dev check  ## Run every check and test.
-	$(BIN)/python -m pytest -m slow --cov --cov-append --cov-report= --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --cov --cov-append --cov-report= --durations=15
 	$(BIN)/coverage report --fail-under=90
 
 check: lint types layers unit  ## Lint, types, import layers, unit and contract tests (under 3 minutes).

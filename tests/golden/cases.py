@@ -136,7 +136,7 @@ def _builder(name: str, folder: Path) -> Numbers:
     for value in module.parameters():
         torch.nn.init.constant_(value, 0.01)
     logits_BC = module.eval()(torch.ones(2, *SMALL["shape"]))
-    return {"params": sum(value.numel() for value in module.parameters()), "logit": float(logits_BC.mean())}
+    return {"params": sum(value.numel() for value in module.parameters()), "logit": float(logits_BC.detach().mean())}
 
 
 def _measure(name: str, folder: Path) -> Numbers:
