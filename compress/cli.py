@@ -1,4 +1,4 @@
-"""`secateur list | describe | run | show | alias`, read from the families and stages."""
+"""`secateur list | describe | run | study | show | alias`, read from the families and stages."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ app.add_typer(runner, name="run")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Store = Annotated[Path, typer.Option(envvar="SECATEUR_STORE", help="Directory of the local store.")]
 DEFAULT_STORE = Path(".secateur/store")
+DEFAULT_STUDIES = Path(".secateur/studies")
 
 
 @app.command("list")
@@ -90,6 +91,32 @@ def alias(entry: str, name: str, store: Store = DEFAULT_STORE) -> None:
 
     local = LocalStore(store)
     local.alias(local.resolve(entry), name)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Number or name of a study, or nothing to list all.")] = "",
+    preset: Annotated[str, typer.Option(help="quick: two cores, 15 minutes. full: a GPU, in slices.")] = "quick",
+    workspace: Annotated[Path, typer.Option(help="Folder for cells and checkpoints.")] = DEFAULT_STUDIES,
+    only: Annotated[list[str] | None, typer.Option(help="Measure these cells alone, for example 'tp_*'.")] = None,
+    slice_minutes: Annotated[float, typer.Option(help="Stop after so long; the same call goes on.")] = 0.0,
+    threads: Annotated[int, typer.Option(help="CPU threads of torch; 0 leaves them.")] = 0,
+    report: Annotated[bool, typer.Option("--report", help="Write down what is measured, measure nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study: a grid of measurements whose verdict is written into its README; or list all."""
+    from compress.studies import command
+
+    if not name:
+        command.show_all(workspace, as_json=as_json)
+        return
+    if threads:
+        command.use_threads(threads)
+    if not report:
+        progress = command.measure(name, preset, workspace, only=only or (), slice_minutes=slice_minutes)
+        if not progress.is_complete:
+            raise typer.Exit(command.explain(progress))
+    command.conclude(name, preset, workspace, as_json=as_json)
 
 
 def _family(name: str) -> Family[Any]:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 #: (shape, num_classes) -> nn.Module with logits as output. Registered by the modules of `compress.models`.
 BUILDERS: Family[Callable[..., nn.Module]] = Family("builder", data=("shape", "num_classes"))
 
-#: (module, plan JSON) -> a new nn.Module. Registered by `compress.graph.surgery` alone.
+#: (module, plan JSON) -> a new nn.Module. Registered by `compress.graph.surgery`
+#: and `compress.graph.conversion` alone.
 PLAN_KINDS: Family[Callable[..., nn.Module]] = Family("plan", data=("module", "plan"))
 
 

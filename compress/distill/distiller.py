@@ -64,7 +64,16 @@ class Distiller(nn.Module):
         narrow = shapes_at(student.module, self.student_paths, x_BCHW)
         wide = shapes_at(self.teacher, self.teacher_paths, x_BCHW)
         for path, teacher_path in zip(self.student_paths, self.teacher_paths, strict=True):
-            self.regressors.append(nn.Conv2d(narrow[path][1], wide[teacher_path][1], 1))
+            mine_D, theirs_D = narrow[path][1], wide[teacher_path][1]
+            if not self.loss.card.extra.get("has_same_channels"):
+                self.regressors.append(nn.Conv2d(mine_D, theirs_D, 1))
+            elif mine_D == theirs_D:
+                self.regressors.append(nn.Identity())
+            else:
+                raise ValueError(
+                    f"loss {self.loss.name!r} compares channel by channel, but {path} has {mine_D} channels and the "
+                    f"teacher's {teacher_path} {theirs_D}: use loss 'hint', or cut inner widths and blocks only."
+                )
 
     def forward(self, module: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
         """Return the loss of `module` on one batch."""

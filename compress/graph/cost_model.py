@@ -6,15 +6,18 @@ millisecond, because every layer's cost is a product of two counts of channels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
+from compress.graph.attention import is_tight, loosened
+from compress.graph.counting import count_places
+from compress.graph.slicers import is_depthwise
 from compress.graph.units import ChannelGroup, is_inside
-from compress.measure.measures import MEASURES, evaluating
 
 #: Quantities that follow exactly from the number of channels.
 COUNTED = ("macs", "params")
@@ -54,6 +57,18 @@ class CostModel:
         """Return the number of parameters; groups without a mask stay whole."""
         return self._spent("params", kept, dropped)
 
+    def bilinear(self, name: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return a quantity of COUNTED as Σ_T per_pair · left[out] · left[in] with left_S = size_S - loss_SG · lost_G.
+
+        The parts are paths (T), per_pair_T, out_T, in_T, size_S and loss_SG.
+        """
+        return (*self._rows[name], self._size_S, self._loss_SG)
+
+    def widths(self, kept: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+        """Return (in, out) channels of every convolution and linear layer after a cut; "in" is 1 for depthwise ones."""
+        left_S = self._size_S - self._loss_SG @ self._lost(kept)
+        return {term[1]: (round(left_S[term[4]]), round(left_S[term[3]])) for term in self._terms if term[0] == "macs"}
+
     def quantity(self, name: str) -> Callable[..., float]:
         """Return the function for one quantity of a `Cost`.
 
@@ -79,38 +94,31 @@ class CostModel:
         if isinstance(layer, nn.Linear):
             return self._slot_of(path, "out", layer.out_features), self._slot_of(path, "in", layer.in_features)
         out = self._slot_of(path, "out", layer.out_channels)
-        return (out, ONE) if layer.groups > 1 else (out, self._slot_of(path, "in", layer.in_channels))
+        return (out, ONE) if is_depthwise(layer) else (out, self._slot_of(path, "in", layer.in_channels))
+
+    def _bare_pair(self, path: str, name: str, parameter: Tensor) -> tuple[int, int]:
+        """Return the slots whose product scales a parameter that belongs to no known layer: axes that groups cut."""
+        found = [self._slot[slot] for d in range(parameter.ndim) if (slot := (path, f"{name}.{d}")) in self._slot]
+        return (*found, ONE, ONE)[:2]  # type: ignore[return-value]
 
     def _count_macs(self, module: nn.Module, x_BCHW: Tensor) -> None:
         """Run the network once and note how many places each weight is applied to for one input.
 
-        Products of two activations (attention) belong to no layer and stay as they are.
+        Products of two activations belong to no layer. Those of an attention that can lose heads grow with its
+        heads; others stay as they are.
         """
-        places: dict[str, float] = {}
-
-        def note(path: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                seen = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
-                channels = seen.shape[-1] if isinstance(layer, nn.Linear) else seen.shape[1]
-                places[path] = places.get(path, 0.0) + seen.numel() / channels / len(x_BCHW)
-
-            return hook
-
-        layers: dict[str, Any] = {
-            path: layer for path, layer in module.named_modules() if isinstance(layer, _ConvNd | nn.Linear)
-        }
-        hooks = [layer.register_forward_hook(note(path)) for path, layer in layers.items()]
-        try:
-            with evaluating(module):
-                module(x_BCHW)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for path, count in places.items():
-            out, in_ = self._pair(path, layers[path])
-            self._add("macs", path, count * layers[path].weight.numel() / (self._size[out] * self._size[in_]), out, in_)
-        in_layers = sum(places[path] * layers[path].weight.numel() for path in places)
-        self._add("macs", "", MEASURES.bind("macs")(module, x_BCHW) - in_layers, ONE, ONE)
+        counted = loosened(copy.deepcopy(module)) if is_tight(module) else module
+        places, products = count_places(counted, x_BCHW[:1])
+        layers = dict(counted.named_modules())
+        for (path, name), count in places.items():
+            layer, weight = layers[path], getattr(layers[path], name)
+            is_layer = isinstance(layer, _ConvNd | nn.Linear)
+            out, in_ = self._pair(path, layer) if is_layer else self._bare_pair(path, name, weight)
+            self._add("macs", path, count * weight.numel() / (self._size[out] * self._size[in_]), out, in_)
+        for path, macs in products.items():
+            child, axis = getattr(layers[path], "head_axis", ("", ""))
+            slot = self._slot.get((f"{path}.{child}".strip("."), axis), ONE)
+            self._add("macs", path, macs / self._size[slot], slot, ONE)
 
     def _count_params(self, module: nn.Module) -> None:
         """Note the parameters of every layer; one that is shared counts once."""
@@ -120,7 +128,7 @@ class CostModel:
                 if id(parameter) in seen:
                     continue
                 seen.add(id(parameter))
-                out, in_ = ONE, ONE
+                out, in_ = self._bare_pair(path, name, parameter)
                 if isinstance(layer, _ConvNd | nn.Linear):
                     out, in_ = self._pair(path, layer)
                     in_ = in_ if name == "weight" else ONE
@@ -136,13 +144,17 @@ class CostModel:
         out, in_ = (np.array([term[k] for term in terms], dtype=int) for k in (3, 4))
         return [term[1] for term in terms], np.array([term[2] for term in terms]), out, in_
 
-    def _spent(self, quantity: str, kept: Mapping[str, Tensor], dropped: Sequence[str]) -> float:
+    def _lost(self, kept: Mapping[str, Tensor]) -> np.ndarray:
+        """Return how many channels each group loses, (G,)."""
         lost_G = np.zeros(len(self._groups))
         for g, group in enumerate(self._groups):
             mask_C = kept.get(group.name)
             if mask_C is not None:
                 lost_G[g] = group.num_channels - int(mask_C.count_nonzero())
-        left_S = self._size_S - self._loss_SG @ lost_G
+        return lost_G
+
+    def _spent(self, quantity: str, kept: Mapping[str, Tensor], dropped: Sequence[str]) -> float:
+        left_S = self._size_S - self._loss_SG @ self._lost(kept)
         paths, per_pair, out, in_ = self._rows[quantity]
         spent = per_pair * left_S[out] * left_S[in_]
         if dropped:

@@ -1,24 +1,22 @@
-"""Which positions of which layers hang together: the closure over Torch-Pruning's dependency graph.
-
-Torch-Pruning traces the network and says, for each pair of neighbouring operations, how channel
-indices of one become indices of the other. Here every (operation, side, index) is an element, every
-such statement joins two elements, and what is connected must be cut together. Unlike Torch-Pruning's own
-groups nothing is lost where several channels of one layer meet in one channel of another.
-"""
+"""Which positions of which layers hang together, as a list of components."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.graph.slicers import axis_size, is_depthwise, slicer_of, slices_itself
+from compress.graph.attention import is_tight, loosened
+from compress.graph.operations import run
+from compress.graph.partition import thin
+from compress.graph.slicers import is_depthwise, parameter_axis, slicer_of
+from compress.graph.tracing import Trace
 from compress.graph.units import Axis
+
+Slot = tuple[str, Axis]
 
 
 class Untraceable(ValueError):
@@ -26,7 +24,7 @@ class Untraceable(ValueError):
 
     def __init__(self, module: nn.Module, error: Exception) -> None:
         super().__init__(
-            f"{type(module).__name__} cannot be traced, so its channels cannot be cut: Torch-Pruning stopped with "
+            f"{type(module).__name__} cannot be traced, so its channels cannot be cut: the tracing stopped with "
             f"{type(error).__name__}: {error}. Leave its channels whole and drop residual blocks only (stage search "
             f'with the space "blocks"), distil into a network of another builder (resnet_cifar, vgg_small, '
             f"mobilenet_v2_small), or quantize it alone."
@@ -39,48 +37,41 @@ class Component:
 
     Attributes:
         slots: Positions by (path, axis).
+        makers: Slots of layers that make these channels.
         obstacles: Why it cannot be cut; empty when it can.
         is_output: Whether an output of the network is among them.
     """
 
-    slots: dict[tuple[str, Axis], list[int]] = field(default_factory=dict)
+    slots: dict[Slot, list[int]] = field(default_factory=dict)
+    makers: list[Slot] = field(default_factory=list)
     obstacles: set[str] = field(default_factory=set)
     is_output: bool = False
 
 
 def components(module: nn.Module, x_BCHW: Tensor) -> list[Component]:
-    """Return the connected positions of `module`, each reached from a layer that produces channels.
+    """Return the connected positions of `module` that some layer makes.
 
     Raises:
-        Untraceable: The network runs, but Torch-Pruning does not understand what it does.
+        Untraceable: The network runs, but not with labels on its tensors.
     """
-    copied = _opaque(copy.deepcopy(module).eval().requires_grad_(True))
+    copied = copy.deepcopy(module).eval()
     with torch.no_grad():
         copied(x_BCHW)
+    if is_tight(copied):
+        try:
+            return _traced(loosened(copied), x_BCHW)
+        except Exception:
+            copied = copy.deepcopy(module).eval()
     try:
-        return _closure(copied, x_BCHW)
+        return _traced(copied, x_BCHW)
     except Exception as error:
         raise Untraceable(module, error) from error
 
 
-def _closure(copied: nn.Module, x_BCHW: Tensor) -> list[Component]:
-    """Trace a throw-away copy and join what hangs together."""
-    graph = _dependency_graph(copied, x_BCHW)
-    paths = {layer: path for path, layer in copied.named_modules()}
-    joined = _Union()
-    nodes = {id(node): node for node in graph.module2node.values()}
-    for layer in paths:
-        if layer in graph.module2node and is_producer(layer):
-            node = graph.module2node[layer]
-            _join_from(node, graph.get_pruner_of_module(layer).prune_out_channels, axis_size(layer, "out"), joined)
-    found: dict[int, Component] = {}
-    for (node_id, handler, position), root in joined.items():
-        node = nodes[node_id]
-        component = found.setdefault(root, Component())
-        pruner = graph.get_pruner_of_module(node.module)
-        axis: Axis = "out" if handler == pruner.prune_out_channels else "in"
-        _enter(component, node, paths.get(node.module), axis, position)
-    return list(found.values())
+def _traced(copied: nn.Module, x_BCHW: Tensor) -> list[Component]:
+    trace = Trace(copied)
+    run(trace, x_BCHW)
+    return _components(trace)
 
 
 def is_producer(layer: nn.Module) -> bool:
@@ -88,132 +79,59 @@ def is_producer(layer: nn.Module) -> bool:
     return isinstance(layer, _ConvNd | nn.Linear) and not is_depthwise(layer)
 
 
-def _enter(component: Component, node: Any, path: str | None, axis: Axis, position: int) -> None:
-    """Add one element to its component: a slot, an obstacle, or nothing for an operation without parameters."""
-    layer = node.module
-    if axis == "out" and not node.outputs:
-        component.is_output = True
-    if isinstance(layer, nn.Parameter):
-        component.obstacles.add(f"a bare parameter of shape {tuple(layer.shape)}")
-    if path is None:
+def _components(trace: Trace) -> list[Component]:
+    found: dict[int, Component] = {}
+    for path, axis in trace.made:
+        for root in trace.sets.roots(trace.slots[path, axis]).unique().numpy().tolist():
+            found.setdefault(root, Component()).makers.append((path, axis))
+    for (path, axis), slot in trace.slots.items():
+        obstacle = _obstacle(path, axis, trace.module.get_submodule(path))
+        for position, root in enumerate(trace.sets.roots(slot).numpy().tolist()):
+            if (component := found.get(root)) is not None:
+                component.slots.setdefault((path, axis), []).append(position)
+                if obstacle:
+                    component.obstacles |= obstacle
+    for (path, name), numbers in trace.elements.items():
+        _enter_parameter(found, path, name, trace.sets.roots(numbers))
+    for root, reasons in trace.sets.marks().items():
+        if root in found:
+            found[root].obstacles |= reasons
+    for labels in trace.outputs:
+        for root in trace.sets.roots(thin(labels)[0]).unique().numpy().tolist():
+            if root in found:
+                found[root].is_output = True
+    return list(found.values())
+
+
+def _obstacle(path: str, axis: Axis, layer: nn.Module) -> set[str]:
+    """Return why a layer cannot be cut, if it cannot."""
+    if parameter_axis(axis) is None and slicer_of(layer) is None:
+        return {f"{path}, a {type(layer).__name__}"}
+    if isinstance(layer, _ConvNd) and layer.groups > 1 and layer.transposed and not is_depthwise(layer):
+        return {f"{path}, a transposed convolution with {layer.groups} groups"}
+    return set()
+
+
+def _enter_parameter(found: dict[int, Component], path: str, name: str, roots: Tensor) -> None:
+    """Add the axis of a bare parameter along which its elements belong to different components, or an obstacle."""
+    is_met = torch.isin(roots, torch.tensor(list(found)))
+    if not is_met.any():
         return
-    layer = layer.real if isinstance(layer, _Opaque) else layer
-    if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
+    own = {dim: _along(roots, is_met, dim) for dim in range(roots.ndim) if roots.shape[dim] > 1}
+    fitting = {dim: row for dim, row in own.items() if row is not None}
+    if not fitting:
+        for root in roots[is_met].unique().numpy().tolist():
+            found[root].obstacles.add(f"a bare parameter of shape {tuple(roots.shape)}")
         return
-    if slicer_of(layer) is None:
-        component.obstacles.add(f"{path}, a {type(layer).__name__}")
-    elif isinstance(layer, _ConvNd) and layer.groups > 1 and not is_depthwise(layer):
-        component.obstacles.add(f"{path}, a convolution with {layer.groups} groups")
-    component.slots.setdefault((path, axis), []).append(position)
+    dim = max(fitting, key=lambda dim: len(set(fitting[dim])))
+    for position, root in enumerate(fitting[dim]):
+        if root in found:
+            found[root].slots.setdefault((path, f"{name}.{dim}"), []).append(position)
 
 
-class _Union:
-    """Disjoint sets of hashable elements, in the order in which they were first seen."""
-
-    def __init__(self) -> None:
-        self._number: dict[Any, int] = {}
-        self._parent: list[int] = []
-
-    def add(self, element: Any) -> tuple[int, bool]:
-        """Return the element's number and whether it is new."""
-        number = self._number.setdefault(element, len(self._parent))
-        is_new = number == len(self._parent)
-        if is_new:
-            self._parent.append(number)
-        return number, is_new
-
-    def root(self, number: int) -> int:
-        """Return the number that stands for the set."""
-        while self._parent[number] != number:
-            self._parent[number] = number = self._parent[self._parent[number]]
-        return number
-
-    def join(self, a: int, b: int) -> None:
-        """Make one set of the sets of `a` and `b`; the older number stands for it."""
-        a, b = sorted((self.root(a), self.root(b)))
-        self._parent[b] = a
-
-    def items(self) -> Iterator[tuple[Any, int]]:
-        """Yield every element with the number that stands for its set."""
-        for element, number in self._number.items():
-            yield element, self.root(number)
-
-
-def _join_from(node: Any, handler: Callable[..., Any], size: int, joined: _Union) -> None:
-    """Join the `size` positions of (node, handler) with everything that depends on them, directly or not."""
-    from torch_pruning._helpers import _HybridIndex
-
-    fresh = [k for k in range(size) if joined.add((id(node), handler, k))[1]]
-    waiting = [(node, handler, fresh)]
-    while waiting:
-        node, handler, positions = waiting.pop()
-        for edge in node.dependencies:
-            if not positions or not edge.is_triggered_by(handler):
-                continue
-            reached = [_HybridIndex(idx=k, root_idx=k) for k in positions]
-            for mapping in edge.index_mapping:
-                reached = mapping(reached) if mapping is not None else reached
-            fresh = []
-            for pair in reached:
-                number, is_new = joined.add((id(edge.target), edge.handler, pair.idx))
-                joined.join(joined.add((id(node), handler, pair.root_idx))[0], number)
-                if is_new:
-                    fresh.append(pair.idx)
-            waiting.append((edge.target, edge.handler, fresh))
-
-
-class _NoGradient(torch.autograd.Function):
-    """Run a layer as a single operation of the autograd graph."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: nn.Module) -> Tensor:
-        return layer(x).clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError
-
-
-class _Opaque(nn.Module):
-    """Stands in for a layer that slices itself, so that its inner operations are not traced."""
-
-    def __init__(self, real: Any) -> None:
-        super().__init__()
-        self.real = real
-        self.in_channels, self.out_channels = real.in_channels, real.out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _NoGradient.apply(x, self.real)
-
-
-def _opaque(root: nn.Module) -> nn.Module:
-    """Put a stand-in around every layer of a throw-away copy that slices itself."""
-    for path, layer in list(root.named_modules()):
-        if path and slices_itself(layer):
-            parent, _, name = path.rpartition(".")
-            setattr(root.get_submodule(parent), name, _Opaque(layer))
-    return root
-
-
-def _dependency_graph(root: nn.Module, x_BCHW: Tensor) -> Any:
-    import torch_pruning
-
-    class Decoupling(torch_pruning.pruner.BasePruningFunc):
-        """Keeps input and output apart, as a convolution does. Torch-Pruning never prunes here; it only asks."""
-
-        def prune_out_channels(self, layer: nn.Module, idxs: Any) -> nn.Module:
-            raise NotImplementedError
-
-        def prune_in_channels(self, layer: nn.Module, idxs: Any) -> nn.Module:
-            raise NotImplementedError
-
-        def get_out_channels(self, layer: Any) -> int:
-            return int(layer.out_channels)
-
-        def get_in_channels(self, layer: Any) -> int:
-            return int(layer.in_channels)
-
-    graph = torch_pruning.DependencyGraph()
-    with torch.enable_grad():
-        graph.build_dependency(root, x_BCHW, customized_pruners={_Opaque: Decoupling()}, verbose=False)
-    return graph
+def _along(roots: Tensor, is_met: Tensor, dim: int) -> list[int] | None:
+    """Return the one component of each slice along `dim` (-1 for none), or None when some slice has several."""
+    rows, met = (x.movedim(dim, 0).reshape(roots.shape[dim], -1) for x in (roots, is_met))
+    highest = torch.where(met, rows, -1).amax(1)
+    lowest = torch.where(met, rows, torch.iinfo(torch.int64).max).amin(1)
+    return highest.tolist() if bool(((highest == lowest) | (highest < 0)).all()) else None

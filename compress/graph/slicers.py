@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,12 +40,27 @@ def slicer_of(layer: nn.Module) -> Slicer | None:
     return next((SLICERS[base] for base in type(layer).__mro__ if base in SLICERS), None)
 
 
+def parameter_axis(axis: str) -> tuple[str, int] | None:
+    """Return name and dimension of the parameter that an axis of the form "name.dimension" means, else None.
+
+    >>> parameter_axis("layer_scale.0"), parameter_axis("out")
+    (('layer_scale', 0), None)
+    """
+    name, dot, dim = axis.partition(".")
+    return (name, int(dim)) if dot and dim.isdecimal() else None
+
+
 def axis_size(layer: nn.Module, axis: str) -> int:
     """Return the number of channels of `layer` on `axis`.
 
     Raises:
-        ValueError: For a type of layer that cannot be cut.
+        ValueError: For a type of layer, or a parameter, that cannot be cut so.
     """
+    if (own := parameter_axis(axis)) is not None:
+        parameter = layer._parameters.get(own[0])
+        if parameter is None or own[1] >= parameter.ndim:
+            raise ValueError(f"{type(layer).__name__} has no parameter {own[0]} with a dimension {own[1]}.")
+        return parameter.shape[own[1]]
     names = {
         "out": ("out_channels", "out_features", "num_features", "num_channels", "num_parameters"),
         "in": ("in_channels", "in_features"),
@@ -60,6 +76,23 @@ def axis_size(layer: nn.Module, axis: str) -> int:
 def is_depthwise(layer: nn.Module) -> bool:
     """Return whether `layer` filters each channel by itself."""
     return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def same_of_each(layer: nn.Module) -> int:
+    """Return into how many equal parts the channels of `layer` fall that must all lose the same channels; 1 for most.
+
+    >>> same_of_each(nn.Conv2d(8, 16, 1, groups=4)), same_of_each(nn.Conv2d(8, 8, 1, groups=8))
+    (4, 1)
+    """
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups
+    return layer.groups if isinstance(layer, _ConvNd) and not is_depthwise(layer) else 1
+
+
+def channel_dim(layer: nn.Module) -> int:
+    """Return the dimension of a norm's input on which its channels lie: the last for LayerNorm, else the second."""
+    is_last = isinstance(layer, nn.LayerNorm) and not any("2d" in base.__name__ for base in type(layer).__mro__)
+    return -1 if is_last else 1
 
 
 def _select(layer: nn.Module, name: str, kept: Kept, dim: int) -> None:
@@ -81,7 +114,7 @@ def _conv(layer: _ConvNd, out: Kept, in_: Kept) -> nn.Module:
         _select(layer, "weight", out, 0)
         layer.in_channels = layer.groups = len(out)
     elif layer.groups > 1:
-        raise ValueError(f"a convolution with {layer.groups} groups of channels cannot be cut; leave it out.")
+        _select_grouped(layer, out, in_)
     else:
         _select(layer, "weight", out, 1 if layer.transposed else 0)
         _select(layer, "weight", in_, 0 if layer.transposed else 1)
@@ -90,6 +123,34 @@ def _conv(layer: _ConvNd, out: Kept, in_: Kept) -> nn.Module:
         _select(layer, "bias", out, 0)
         layer.out_channels = len(out)
     return layer
+
+
+def _select_grouped(layer: _ConvNd, out: Kept, in_: Kept) -> None:
+    """Each group of a convolution keeps as many channels as every other; its kernels (D, C / groups, …) stay whole."""
+    if layer.transposed:
+        raise ValueError(f"a transposed convolution with {layer.groups} groups cannot be cut; leave it out.")
+    if in_ is not None:
+        kept_GC = torch.tensor(_by_group(layer.groups, layer.in_channels, in_)).to(layer.weight.device)
+        old = layer.weight.detach().unflatten(0, (layer.groups, -1))
+        new = torch.stack([kernel.index_select(1, kept_C) for kernel, kept_C in zip(old, kept_GC, strict=True)])
+        layer.weight = nn.Parameter(new.flatten(0, 1), requires_grad=layer.weight.requires_grad)
+        layer.in_channels = len(in_)
+    if out is not None:
+        _by_group(layer.groups, layer.out_channels, out)
+        _select(layer, "weight", out, 0)
+
+
+def _by_group(groups: int, size: int, kept: Sequence[int]) -> list[list[int]]:
+    """Return the positions kept of each group, counted from its first channel.
+
+    >>> _by_group(2, 8, [0, 3, 5, 6])
+    [[0, 3], [1, 2]]
+    """
+    width = size // groups
+    found = [[k - g * width for k in kept if k // width == g] for g in range(groups)]
+    if len({len(own) for own in found}) > 1:
+        raise ValueError(f"each of {groups} groups must keep as many channels, not {[len(own) for own in found]}.")
+    return found
 
 
 @slices(nn.Linear)
@@ -121,6 +182,17 @@ def _layer_norm(layer: nn.LayerNorm, out: Kept, in_: Kept) -> nn.Module:
     return layer
 
 
+@slices(nn.GroupNorm)
+def _group_norm(layer: nn.GroupNorm, out: Kept, in_: Kept) -> nn.Module:
+    _one_axis(layer, out, in_)
+    if out is not None:
+        _by_group(layer.num_groups, layer.num_channels, out)
+        _select(layer, "weight", out, 0)
+        _select(layer, "bias", out, 0)
+        layer.num_channels = len(out)
+    return layer
+
+
 @slices(nn.PReLU)
 def _prelu(layer: nn.PReLU, out: Kept, in_: Kept) -> nn.Module:
     _one_axis(layer, out, in_)
@@ -140,16 +212,65 @@ def _one_axis(layer: nn.Module, out: Kept, in_: Kept) -> None:
         raise ValueError(f"{type(layer).__name__} does not mix channels: it is cut by its out axis alone.")
 
 
+def sliced(layer: nn.Module, axes: Mapping[str, Sequence[int]]) -> nn.Module:
+    """Return `layer` with only the positions kept on each of `axes`; it may be the same object.
+
+    Raises:
+        ValueError: It cannot be cut so.
+    """
+    for axis, kept in axes.items():
+        if (own := parameter_axis(axis)) is not None:
+            _select(layer, own[0], kept, own[1])
+    if "out" in axes or "in" in axes:
+        slicer = slicer_of(layer)
+        assert slicer is not None
+        layer = slicer(layer, axes.get("out"), axes.get("in"))
+    return layer
+
+
 def zero(layer: nn.Module, axis: str, positions: Tensor) -> None:
-    """Set the weights (and on the out axis the biases) at `positions` to 0, in place."""
-    if slices_itself(layer):
+    """Let a layer behave as if `positions` of an axis were gone, in place: weights, and on the way out biases, are 0.
+
+    A norm over channels leaves them out of its statistics.
+    """
+    if (own := parameter_axis(axis)) is not None:
+        parameter = layer.get_parameter(own[0])
+        with torch.no_grad():
+            parameter.index_fill_(own[1], positions.to(parameter.device), 0.0)
+    elif slices_itself(layer):
         if axis == "in":
-            layer.register_forward_pre_hook(lambda _, args: (args[0].index_fill(1, positions, 0.0), *args[1:]))
-        return
+            layer.register_forward_pre_hook(
+                lambda _, args: (args[0].index_fill(1, positions.to(args[0].device), 0.0), *args[1:])
+            )
+    elif isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+        _normalize_without(layer, positions)
+    else:
+        _zero_weights(layer, axis, positions)
+
+
+def _zero_weights(layer: nn.Module, axis: str, positions: Tensor) -> None:
     weight = getattr(layer, "weight", None)
-    is_transposed = isinstance(layer, _ConvNd) and layer.transposed and not is_depthwise(layer)
     with torch.no_grad():
-        if weight is not None:
-            weight.index_fill_(int((axis == "in") != is_transposed), positions, 0.0)
-        if axis == "out" and getattr(layer, "bias", None) is not None:
-            layer.bias.index_fill_(0, positions, 0.0)  # type: ignore[operator]
+        if axis == "in" and isinstance(layer, _ConvNd) and layer.groups > 1:
+            assert weight is not None
+            width = layer.in_channels // layer.groups
+            for position in positions.tolist():
+                weight.unflatten(0, (layer.groups, -1))[position // width, :, position % width] = 0.0
+        elif weight is not None:
+            is_transposed = isinstance(layer, _ConvNd) and layer.transposed and not is_depthwise(layer)
+            weight.index_fill_(int((axis == "in") != is_transposed), positions.to(weight.device), 0.0)
+        if axis == "out" and isinstance(bias := getattr(layer, "bias", None), nn.Parameter):
+            bias.index_fill_(0, positions.to(bias.device), 0.0)
+
+
+def _normalize_without(layer: nn.LayerNorm | nn.GroupNorm, positions: Tensor) -> None:
+    """Make a norm hand on zeros at `positions` and normalize the other channels as the smaller norm would."""
+    gone = set(positions.tolist())
+    kept = [k for k in range(axis_size(layer, "out")) if k not in gone]
+    smaller, dim = sliced(copy.deepcopy(layer), {"out": kept}), channel_dim(layer)
+
+    def without(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        index = torch.tensor(kept, device=output.device)
+        return torch.zeros_like(output).index_copy(dim, index, smaller(args[0].index_select(dim, index)))
+
+    layer.register_forward_hook(without)

@@ -1,81 +1,77 @@
-"""What a criterion may look at: weights and gradients of each group of channels, gathered in one pass."""
+"""What a criterion may look at: statistics of each group of channels, all of them from one pass over the data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from compress.core.random import generator
 from compress.core.task import Task
-from compress.graph.slicers import is_depthwise, slices_itself
-from compress.graph.slopes import Slopes, slopes
-from compress.graph.units import Axis, ChannelGroup, Member
+from compress.graph.collection import (
+    OBSERVERS,
+    BlockSlopes,
+    Collector,
+    NotSeen,
+    Observations,
+    SampleGates,
+    WeightSlopes,
+)
+from compress.graph.parts import Activity, GroupStats, Moments, Part, UndeclaredReadError
+from compress.graph.places import Place
+from compress.graph.slopes import Wanted, slopes
+from compress.graph.units import BLOCKS, Block, ChannelGroup
+from compress.train.folding import norm_after
 
-#: What can be gathered. "gradient" and "gate" need data.
-NEEDS = ("weight", "gradient", "gate")
+__all__ = [
+    "GATHERERS",
+    "NEEDS",
+    "Activity",
+    "GroupStats",
+    "Moments",
+    "NotSeen",
+    "Part",
+    "Settings",
+    "UndeclaredReadError",
+    "gather",
+]
+
+#: What is read off the weights.
+WITHOUT_DATA = ("weight", "folded")
+#: What one pass over the data gives.
+SLOPES = ("gradient", "gate", "sample_gate")
+#: All that `gather` finds by itself.
+NEEDS = (*WITHOUT_DATA, *SLOPES, *OBSERVERS)
+#: What is known of blocks too.
+OF_BLOCKS = ("gate", "sample_gate", "influence")
 
 
-class UndeclaredReadError(AttributeError):
-    """A criterion read a statistic that its card does not declare."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One member's share of a group, channels first.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """On what statistics are gathered.
 
     Attributes:
-        path: Layer.
-        axis: Axis of the layer on which the channels lie.
-        is_norm: Whether it is the scale of a norm rather than a kernel.
-        values: (C, K) for "weight" and "gradient"; (N, C) for "gate", one row a batch.
+        num_batches: At most so many batches.
+        batch_size: Inputs a batch.
+        seed: Which inputs.
+        blocks: Blocks that count too, as the channels of one more group, BLOCKS.
+        limits: Upper limits by quantity ("macs": …) that trained statistics may aim at; None for none.
     """
 
-    path: str
-    axis: Axis
-    is_norm: bool
-    values: Tensor
+    num_batches: int = 16
+    batch_size: int = 64
+    seed: int = 0
+    blocks: tuple[Block, ...] = ()
+    limits: Mapping[str, float] | None = None
 
 
-class GroupStats:
-    """Statistics of one group; only what was declared can be read.
-
-    Attributes:
-        name: The group's name.
-        num_channels: C.
-    """
-
-    def __init__(self, name: str, num_channels: int, gathered: Mapping[str, Sequence[Part]]) -> None:
-        self.name, self.num_channels = name, num_channels
-        self._gathered = {need: tuple(parts) for need, parts in gathered.items()}
-
-    @property
-    def weight_parts(self) -> tuple[Part, ...]:
-        """Weights (C, K) of every kernel and norm scale that produces, carries or reads the channels."""
-        return self._read("weight")
-
-    @property
-    def gradient_parts(self) -> tuple[Part, ...]:
-        """Mean gradients of the loss (C, K), in the order of `weight_parts`."""
-        return self._read("gradient")
-
-    @property
-    def gate_parts(self) -> tuple[Part, ...]:
-        """Gradients (N, C) of each batch's loss for a factor on the channel as one layer has it.
-
-        Σ_K w · ∂L/∂w for a layer with weights, in the order of `weight_parts`; then Σ_BHW x · ∂L/∂x for layers
-        that read the channel without weights (a shortcut that pads). The sum over all parts with axis "in" is
-        the first-order change of the loss for a factor on the channel as everybody reads it.
-        """
-        return self._read("gate")
-
-    def _read(self, need: str) -> tuple[Part, ...]:
-        if need not in self._gathered:
-            declared = ", ".join(self._gathered) or "nothing"
-            raise UndeclaredReadError(f"{need!r} of {self.name} was not gathered: the card needs {declared}.")
-        return self._gathered[need]
+#: (module, groups, task, settings) -> parts by name of the group, BLOCKS among them if there are blocks.
+Gatherer = Callable[[nn.Module, tuple[ChannelGroup, ...], Task, Settings], Mapping[str, tuple[Part, ...]]]
+#: Needs that are trained for instead of passed over, by name. Whoever can answer one enters it here.
+GATHERERS: dict[str, Gatherer] = {}
 
 
 def gather(
@@ -83,102 +79,97 @@ def gather(
     groups: tuple[ChannelGroup, ...],
     needs: Sequence[str],
     task: Task | None = None,
-    *,
-    num_batches: int = 16,
-    batch_size: int = 64,
-    seed: int = 0,
+    **settings: Any,
 ) -> dict[str, GroupStats]:
     """Return the statistics of every group that `needs` names, and no others.
 
-    Gradients are of the task's loss on random training inputs without augmentation, in evaluation mode.
+    However many needs there are, the network runs once over random training inputs without augmentation, in
+    evaluation mode, and backwards only if slopes of the task's loss are among them. Needs in GATHERERS come on top.
 
     Args:
         module: The network; neither its weights nor their `.grad` change.
         groups: Its groups.
-        needs: Of NEEDS, as a criterion's card has them.
-        task: Where the data comes from; needed for "gradient" and "gate".
-        num_batches: At most so many batches.
-        batch_size: Inputs a batch.
-        seed: Which inputs.
+        needs: Of NEEDS and GATHERERS, as a criterion's card has them.
+        task: Where the data comes from; needed for everything but "weight" and "folded".
+        settings: The fields of `Settings`: num_batches, batch_size, seed, blocks, limits.
+
+    Raises:
+        ValueError: Data is needed and there is none, or blocks are asked for what only channels have.
     """
+    chosen = Settings(**settings)
+    _check(needs, chosen.blocks, task)
+    places = {group.name: [Place(module, group.name, member) for member in group.members] for group in groups}
+    found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for name, own in places.items():
+        if "weight" in needs:
+            found[name]["weight"] = [p.part(_copied(p.rows(p.weight), p.weight)) for p in own if p.weight is not None]
+        if "folded" in needs:
+            found[name]["folded"] = [place.part(_folded(module, place)) for place in own if place.makes_channels]
+    if task is not None:
+        for collector in _passed(module, places, needs, task, chosen):
+            for name, need, parts in collector.results():
+                found[name][need] += parts
+        for need in [need for need in needs if need in GATHERERS]:
+            for name, trained in GATHERERS[need](module, groups, task, chosen).items():
+                found[name][need] += trained
+    sizes = {group.name: group.num_channels for group in groups}
+    sizes |= {BLOCKS: len(chosen.blocks)} if chosen.blocks else {}
+    return {name: GroupStats(name, size, {need: found[name][need] for need in needs}) for name, size in sizes.items()}
+
+
+def _check(needs: Sequence[str], blocks: Sequence[Block], task: Task | None) -> None:
     for need in needs:
-        assert need in NEEDS, f"no statistic {need!r}; known: {NEEDS}"
-    plain = [(group.name, m) for group in groups for m in group.members if _reads_without_weight(module, m)]
-    members = [(group.name, member) for group in groups for member in group.members if _has_weight(module, member)]
-    weights: dict[str, nn.Parameter] = {path: _weight(module, path) for path in {m.path for _, m in members}}
-    found: dict[str, dict[str, list[Part]]] = {group.name: {need: [] for need in needs} for group in groups}
-    if "weight" in needs:
-        for name, member in members:
-            found[name]["weight"].append(_part(module, member, _channels_first(module, member, weights[member.path])))
-    if {"gradient", "gate"} & set(needs):
-        if task is None:
-            raise ValueError("this criterion looks at gradients and needs data: name a task.")
-        batches = replace(task, augment=None).batches(
-            "train", batch_size=batch_size, shuffle=generator(seed, "stats"), limit=num_batches * batch_size
-        )
-        found_slopes = slopes(module, weights, {m.path for _, m in plain}, task, batches)
-        sums, gates = _sum_slopes(module, [*members, *plain], weights, found_slopes)
-        for k, (name, member) in enumerate(members):
-            if "gradient" in needs:
-                found[name]["gradient"].append(_part(module, member, sums[k] / len(gates[k])))
-        for k, (name, member) in enumerate([*members, *plain]):
-            if "gate" in needs:
-                found[name]["gate"].append(_part(module, member, torch.stack(gates[k])))
-    return {group.name: GroupStats(group.name, group.num_channels, found[group.name]) for group in groups}
+        assert need in NEEDS or need in GATHERERS, f"no statistic {need!r}; known: {(*NEEDS, *GATHERERS)}"
+        if blocks and need not in OF_BLOCKS and need not in GATHERERS:
+            raise ValueError(
+                f"this criterion looks at {need!r}, which blocks do not have: it scores channels only. Leave the "
+                f"blocks out, or choose a criterion that scores blocks too, for example taylor."
+            )
+        if task is None and need not in WITHOUT_DATA:
+            raise ValueError(f"this criterion looks at {need!r} and needs data: name a task.")
 
 
-def _has_weight(module: nn.Module, member: Member) -> bool:
-    """Return whether a member has weights that tell something of its channels."""
-    layer = module.get_submodule(member.path)
-    return isinstance(getattr(layer, "weight", None), nn.Parameter) and not isinstance(layer, nn.PReLU)
+def _copied(rows_CK: Tensor, weight: Tensor) -> Tensor:
+    """Return rows that share no memory with the weight."""
+    return rows_CK.clone() if rows_CK.data_ptr() == weight.data_ptr() else rows_CK
 
 
-def _reads_without_weight(module: nn.Module, member: Member) -> bool:
-    """Return whether a member hands channels on without a weight that could tell what they are worth."""
-    return member.axis == "in" and slices_itself(module.get_submodule(member.path)) and not _has_weight(module, member)
+def _folded(module: nn.Module, place: Place) -> Any:
+    norm = norm_after(module).get(place.member.path)
+    return place.folded_rows(None if norm is None else module.get_submodule(norm))
 
 
-def _weight(module: nn.Module, path: str) -> nn.Parameter:
-    weight = module.get_submodule(path).weight
-    assert isinstance(weight, nn.Parameter)
-    return weight
-
-
-def _part(module: nn.Module, member: Member, values: Tensor) -> Part:
-    is_norm = _has_weight(module, member) and _weight(module, member.path).ndim == 1
-    return Part(member.path, member.axis, is_norm, values)
-
-
-def _channels_first(module: nn.Module, member: Member, value: Tensor) -> Tensor:
-    """Return a weight, or its gradient, as (C, K): row c holds all that belongs to channel c on this axis."""
-    layer = module.get_submodule(member.path)
-    is_transposed = bool(getattr(layer, "transposed", False)) and not is_depthwise(layer)
-    rows = value.detach().movedim(int((member.axis == "in") != is_transposed), 0)
-    positions = torch.tensor(member.index, device=value.device)
-    return rows[positions].reshape(len(positions), -1).clone()
-
-
-def _sum_slopes(
+def _passed(
     module: nn.Module,
-    members: Sequence[tuple[str, Member]],
-    weights: Mapping[str, nn.Parameter],
-    batches: Iterable[Slopes],
-) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Return the summed gradient (C, K) of every member with weights, and the gates (C,) of each batch of every one."""
-    kernels = {
-        k: _channels_first(module, member, weights[member.path])
-        for k, (_, member) in enumerate(members)
-        if member.path in weights
-    }
-    sums = [torch.zeros_like(kernel_CK) for kernel_CK in kernels.values()]
-    gates: list[list[Tensor]] = [[] for _ in members]
-    for batch in batches:
-        for k, (_, member) in enumerate(members):
-            if k in kernels:
-                slope_CK = _channels_first(module, member, batch.weights[member.path])
-                sums[k] += slope_CK
-                gates[k].append((kernels[k] * slope_CK).sum(1))
-            else:
-                flow_C = batch.inputs[member.path]
-                gates[k].append(flow_C[torch.tensor(member.index, device=flow_C.device)].sum(1))
-    return sums, gates
+    places: Mapping[str, Sequence[Place]],
+    needs: Sequence[str],
+    task: Task,
+    settings: Settings,
+) -> Sequence[Collector]:
+    """Return the collectors that `needs` ask for, after one pass over the data; none if there is no such need."""
+    of_weights = WeightSlopes(places, needs) if {"gradient", "gate"} & set(needs) else None
+    of_inputs = SampleGates(places) if "sample_gate" in needs else None
+    seen = Observations(places, needs, task.input.num_classes) if set(OBSERVERS) & set(needs) else None
+    blocks = [block.name for block in settings.blocks]
+    of_blocks = BlockSlopes(blocks, needs) if blocks and set(OF_BLOCKS) & set(needs) else None
+    collectors = [one for one in (of_weights, of_inputs, seen, of_blocks) if one is not None]
+    if not collectors:
+        return []
+    wanted = Wanted(
+        weights=of_weights.weights if of_weights else {},
+        inputs=of_weights.inputs if of_weights else (),
+        flows=of_inputs.flows if of_inputs else {},
+        looks=seen.looks if seen else {},
+        blocks=tuple(blocks) if of_blocks else (),
+        are_blocks_differentiated=bool(blocks and {"gate", "sample_gate"} & set(needs)),
+    )
+    batches = replace(task, augment=None).batches(
+        "train",
+        batch_size=settings.batch_size,
+        shuffle=generator(settings.seed, "stats"),
+        limit=settings.num_batches * settings.batch_size,
+    )
+    for batch in slopes(module, wanted, task, batches):
+        for collector in collectors:
+            collector.add(batch)
+    return collectors

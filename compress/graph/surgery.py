@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from compress.core.lineage import PLAN_KINDS, Step
 from compress.core.model import Model
-from compress.graph.slicers import axis_size, slicer_of, zero
+from compress.graph.attention import fitted, loosened
+from compress.graph.slicers import axis_size, parameter_axis, sliced, slicer_of, zero
 from compress.graph.units import ChannelGroup, is_inside, kept_masks
 
 
@@ -36,20 +37,9 @@ def plan_from_kept(
     Returns:
         JSON with nothing but the axes that change. `{"dropped": [], "layers": {}}` changes nothing.
     """
-    masks = kept_masks(groups, kept)
-    removed: dict[tuple[str, str], set[int]] = {}
-    sizes: dict[tuple[str, str], int] = {}
-    for group in groups:
-        if masks[group.name].all():
-            continue
-        for member in group.members:
-            if not is_inside(member.path, list(dropped)):
-                slot = (member.path, member.axis)
-                sizes[slot] = member.size
-                removed.setdefault(slot, set()).update(member.positions(~masks[group.name]))
     layers: dict[str, dict[str, list[int]]] = {}
-    for (path, axis), positions in removed.items():
-        layers.setdefault(path, {})[axis] = [i for i in range(sizes[path, axis]) if i not in positions]
+    for (path, axis), (positions, size) in _removed(groups, kept, dropped).items():
+        layers.setdefault(path, {})[axis] = [i for i in range(size) if i not in positions]
     return {"kind": "cut", "dropped": sorted(dropped), "layers": layers}
 
 
@@ -69,15 +59,15 @@ def cut(module: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     smaller = copy.deepcopy(module)
     for path in plan["dropped"]:
         smaller = _replaced(smaller, path, nn.Identity())
+    smaller = loosened(smaller, tuple(plan["layers"]))
     for path, axes in plan["layers"].items():
         layer = smaller.get_submodule(path)
-        slicer = slicer_of(layer)
-        assert slicer is not None
         try:
-            smaller = _replaced(smaller, path, slicer(layer, axes.get("out"), axes.get("in")))
+            new = sliced(layer, axes)
+            smaller = smaller if new is layer else _replaced(smaller, path, new)
         except ValueError as error:
             raise ValueError(f"cutting {path}: {error}") from error
-    return smaller
+    return fitted(smaller)
 
 
 def apply(model: Model, plan: Mapping[str, Any], *, stage: str, config: Mapping[str, Any]) -> Model:
@@ -90,35 +80,48 @@ def masked(
 ) -> nn.Module:
     """Return a copy of full size in which the channels not kept carry nothing.
 
-    Its outputs are those of the cut network: whatever reads a removed channel has zero weights for it.
-    The exception are layers that mix channels without weights (LayerNorm), which see zeros instead of nothing.
+    Its outputs are those of the cut network: whatever reads a removed channel has zero weights for it, and norms
+    over channels leave it out.
     """
     copied = cut(module, {"kind": "cut", "dropped": list(dropped), "layers": {}})
-    masks = kept_masks(groups, kept)
-    for group in groups:
-        for member in group.members:
-            if not is_inside(member.path, list(dropped)) and not masks[group.name].all():
-                layer = copied.get_submodule(member.path)
-                zero(layer, member.axis, torch.tensor(member.positions(~masks[group.name])))
+    for (path, axis), (positions, _) in _removed(groups, kept, dropped).items():
+        zero(copied.get_submodule(path), axis, torch.tensor(sorted(positions)))
     return copied
+
+
+def _removed(
+    groups: tuple[ChannelGroup, ...], kept: Mapping[str, Tensor], dropped: Sequence[str]
+) -> dict[tuple[str, str], tuple[set[int], int]]:
+    """Return the positions that go, and the size, of every axis that loses some."""
+    masks = kept_masks(groups, kept)
+    removed: dict[tuple[str, str], tuple[set[int], int]] = {}
+    for group in groups:
+        if masks[group.name].all():
+            continue
+        for member in group.members:
+            if not is_inside(member.path, list(dropped)):
+                positions, _ = removed.setdefault((member.path, member.axis), (set(), member.size))
+                positions.update(member.positions(~masks[group.name]))
+    return removed
 
 
 def check_plan(module: nn.Module, plan: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the place, unless `plan` can be applied to `module`."""
     if plan.get("kind") != "cut" or set(plan) != {"kind", "dropped", "layers"}:
         raise ValueError(f'a cut plan has "kind": "cut", "dropped" and "layers"; got {sorted(plan)}.')
-    paths = {path for path, _ in module.named_modules()} - {""}
+    paths = {path for path, _ in module.named_modules()}
     for path in (*plan["dropped"], *plan["layers"]):
-        if path not in paths:
+        if path not in paths or (not path and path in plan["dropped"]):
             raise ValueError(f"the plan names {path!r}, which this network has not: the plan was made for another one.")
     for path, axes in plan["layers"].items():
         layer = module.get_submodule(path)
-        if slicer_of(layer) is None:
+        own = {axis for axis in axes if parameter_axis(axis) is None}
+        if own and slicer_of(layer) is None:
             raise ValueError(f"{path} is a {type(layer).__name__}: no slicer is registered for it (graph/slicers.py).")
         if is_inside(path, plan["dropped"]):
             raise ValueError(f"the plan cuts {path} inside a block that it drops.")
-        if not axes or not set(axes) <= {"out", "in"}:
-            raise ValueError(f'{path}: a plan knows the axes "out" and "in"; got {sorted(axes)}.')
+        if not axes or not own <= {"out", "in"}:
+            raise ValueError(f'{path}: a plan knows the axes "out", "in" and "parameter.0"; got {sorted(axes)}.')
         for axis, kept in axes.items():
             _check_positions(f"{path} {axis}", kept, axis_size(layer, axis))
 

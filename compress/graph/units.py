@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Axis = Literal["out", "in"]
+#: "out", "in", or a parameter and one of its dimensions, "layer_scale.0".
+Axis = str
+
+#: Name of the group in which every droppable block is a channel: "a block is a channel".
+BLOCKS = "blocks"
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Member:
 
     Attributes:
         path: Path of the layer in the network ("layer1.0.conv1").
-        axis: "out" or "in"; layers that do not mix channels (norms, depthwise) have "out" alone.
+        axis: "out" or "in"; layers that do not mix channels (norms, depthwise) have "out" alone. A parameter of a
+            layer that is no channel layer itself has "name.dimension".
         index: For each channel of the group the positions on this axis that belong to it.
         size: Length of the whole axis; other groups may own the rest of it (concatenation).
     """

@@ -2,28 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
 from compress.core.budget import Budget, Cost, Infeasible, RelativeBudget
 from compress.graph.cost_model import COUNTED, CostModel
+from compress.graph.latency_model import LatencyModel
+from compress.graph.units import BLOCKS, Block
+
+#: Quantities that are foreseen while allocating and measured on the network that was cut.
+FORESEEN = ("latency_ms", "size_bytes")
+#: Bytes of a parameter in an exported float file.
+PARAMETER_BYTES = 4.0
 
 
-def countable(budget: str) -> RelativeBudget:
-    """Read a budget that pruning can keep: parts of macs and params.
+def steerable(budget: str) -> RelativeBudget:
+    """Read a budget that pruning can keep: parts of macs, params, size_bytes and latency_ms.
 
     Raises:
-        ValueError: For a quantity that does not follow from counting channels.
+        ValueError: For a quantity that cannot be foreseen for a network that is not built.
     """
     relative = RelativeBudget.parse(budget)
-    for name in ("latency_ms", "peak_memory_bytes", "size_bytes"):
-        if getattr(relative, name) is not None:
-            raise ValueError(
-                f"budget {budget!r}: pruning cannot be steered by {name} yet, only by {' and '.join(COUNTED)}. "
-                f"Write for example macs=0.5; the stage `search` takes latency budgets."
-            )
+    if relative.peak_memory_bytes is not None:
+        raise ValueError(
+            f"budget {budget!r}: pruning cannot be steered by peak_memory_bytes, only by "
+            f"{', '.join((*COUNTED, *FORESEEN))}. Write for example macs=0.5 and measure the memory afterwards."
+        )
     return relative
+
+
+def split_masks(masks: Mapping[str, Tensor], blocks: Sequence[Block]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the masks of channels, and the paths of the blocks that the mask of BLOCKS does not keep."""
+    kept = {name: mask_C for name, mask_C in masks.items() if name != BLOCKS}
+    if BLOCKS not in masks:
+        return kept, ()
+    flags = masks[BLOCKS].tolist()
+    return kept, tuple(block.name for block, stays in zip(blocks, flags, strict=True) if not stays)
+
+
+class Quantified(Protocol):
+    """What an amount can be asked of."""
+
+    def quantity(self, name: str) -> Callable[[Mapping[str, Tensor]], float]:
+        """Return the function from masks to the amount of one quantity of a `Cost`."""
+        ...
+
+
+class Amounts:
+    """What a network would spend, as functions of masks in which blocks are channels of the group BLOCKS.
+
+    Multiply-adds and parameters are exact; size follows the parameters, and latency is that of a table.
+    """
+
+    def __init__(self, counts: CostModel, blocks: Sequence[Block], latency: LatencyModel | None = None) -> None:
+        self._counts, self._blocks, self._latency = counts, tuple(blocks), latency
+
+    def quantity(self, name: str) -> Callable[[Mapping[str, Tensor]], float]:
+        """Return the function from masks to the amount of one quantity of a `Cost`."""
+
+        def amount(masks: Mapping[str, Tensor]) -> float:
+            kept, dropped = split_masks(masks, self._blocks)
+            if name == "latency_ms":
+                assert self._latency is not None, "a latency limit needs a table"
+                return self._latency(kept, dropped)
+            if name == "size_bytes":
+                return PARAMETER_BYTES * self._counts.params(kept, dropped)
+            return float(self._counts.quantity(name)(kept, dropped))
+
+        amount.__name__ = name
+        return amount
 
 
 def limits_at(depth: float, start: Cost, target: Budget) -> dict[str, float]:
@@ -68,7 +117,7 @@ class LargestPart:
     0.9
     """
 
-    def __init__(self, model: CostModel, limits: Mapping[str, float]) -> None:
+    def __init__(self, model: Quantified, limits: Mapping[str, float]) -> None:
         self._limits = limits
         self._quantities = {name: model.quantity(name) for name in limits}
 
@@ -81,7 +130,7 @@ class LargestPart:
         return NothingFits(self._limits, {name: quantity(kept) for name, quantity in self._quantities.items()})
 
 
-def spending(model: CostModel, limits: Mapping[str, float]) -> tuple[Callable[[Mapping[str, Tensor]], float], float]:
+def spending(model: Quantified, limits: Mapping[str, float]) -> tuple[Callable[[Mapping[str, Tensor]], float], float]:
     """Return a cost function of masks and its limit, which together mean "within all limits".
 
     For one quantity they are the quantity itself and its limit; for several the largest part spent, and 1.

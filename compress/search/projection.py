@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from compress.measure.aim import CLOSE, next_aim
 from compress.search.spaces.space import Candidate, Space
 from compress.search.spending import Spending
 
@@ -11,30 +12,6 @@ from compress.search.spending import Spending
 NUM_HALVINGS = 24
 #: Rounds of project, measure, correct when a limit can only be measured.
 NUM_CORRECTIONS = 5
-#: A measured candidate that spends this part of its limits or more is close enough.
-CLOSE = 0.95
-
-
-def next_aim(tried: list[tuple[float, float]]) -> float:
-    """Return the aim that should spend just below the limit, by the secant through the last two tries.
-
-    Args:
-        tried: (aim, part of the limit that was spent), at least one; the first step is in proportion.
-
-    Half of the time is fixed, half follows the aim: the third try hits the middle of the close range.
-
-    >>> tried = [(1.0, 1.2)]
-    >>> tried.append((next_aim(tried), 0.6 + 0.6 * next_aim(tried)))
-    >>> round(0.6 + 0.6 * next_aim(tried), 9)
-    0.975
-    """
-    wanted = (1 + CLOSE) / 2
-    aim, spent = tried[-1]
-    if len(tried) > 1 and (spent - tried[-2][1]) * (aim - tried[-2][0]) > 0:
-        following = aim + (wanted - spent) * (aim - tried[-2][0]) / (spent - tried[-2][1])
-    else:
-        following = aim * wanted / spent
-    return min(4 * aim, max(aim / 4, following))
 
 
 class Projection:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from compress.core.budget import Budget, Cost, Infeasible, RelativeBudget
+from compress.core.journal import Journal
 from compress.core.model import Model
 from compress.graph.cost_model import COUNTED
+from compress.measure.clock import Clock
 from compress.measure.costs import cost_of
-from compress.search.clock import Clock
 from compress.search.inheritance import Inheritance
-from compress.search.journal import Journal
 from compress.search.spaces.space import Candidate
 
 #: Quantities that need a built network, and the counted one that they roughly follow.

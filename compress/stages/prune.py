@@ -1,193 +1,216 @@
-"""Stage prune: cut channels until the network fits a budget, then fine-tune it."""
+"""Stage prune: cut channels and blocks until the network fits a budget, then fine-tune it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from compress.core.budget import Budget, Cost
 from compress.core.model import Model
 from compress.core.registry import Piece
 from compress.core.stage import STAGES, StageCall, StageResult, piece_field
-from compress.core.task import Task
-from compress.graph.cost_model import CostModel
-from compress.graph.groups import ChannelGroup, trace_groups
+from compress.distill import Distiller
+from compress.distill.losses import LOSSES
+from compress.graph.conversion import width_of
+from compress.graph.groups import trace_groups
 from compress.graph.slicers import axis_size
-from compress.graph.stats import gather
-from compress.graph.surgery import apply, changes_nothing, plan_from_kept
 from compress.measure import cost_of
-from compress.prune.allocators import ALLOCATORS
-from compress.prune.criteria import CRITERIA
-from compress.prune.normalizers import NORMALIZERS
-from compress.prune.schedules import SCHEDULES
-from compress.prune.spending import countable, limits_at, spending
-from compress.train.fit import fit
+from compress.measure.clock import Clock
+from compress.prune.allocators.threshold_line import threshold_picture
+from compress.prune.converting import Referee, convert
+from compress.prune.live_groups import LiveGroups
+from compress.prune.session import Cut, Session, Target
+from compress.prune.settings import CutConfig, is_active
+from compress.prune.spending import steerable
+from compress.train.fit import TapsFn, fit
+from compress.train.objectives.family import Penalty
 from compress.train.recalibrate import recalibrate_batch_norm
-from compress.train.recipes import RECIPES
 from compress.train.scoring import accuracy
 from compress.train.settings import FitConfig
 
+#: (module, progress in [0, 1]) -> None, called at each step.
+OnStep = Callable[[nn.Module, float], None]
+#: Largest number of channels whose scores go into the report, for the picture of the cut.
+DRAWN_CHANNELS = 8192
+
 
 @dataclass(frozen=True, kw_only=True)
-class PruneConfig(FitConfig):
+class PruneConfig(CutConfig):
     """What is cut, how much of it, when, and how the rest is trained.
 
     Attributes:
-        criterion: What a channel is worth.
-        normalizer: How scores of different groups become comparable.
-        allocator: How much each group loses.
-        schedule: In how many cuts.
-        budget: Parts of the cost of the entry "reference", or of the model itself: "macs=0.5,params=0.6".
-        score_batches: Training batches of `batch_size` from which gradients are gathered, when they are needed; 1 or
-            more.
-        recalibrate_batches: Training batches for the batch-norm statistics after a cut; 0 leaves them.
-        epochs: Fine-tuning after all cuts together.
+        loss: What fine-tuning follows: the true labels, or also what the model answered before the cut.
     """
 
-    criterion: Piece[Any] = piece_field(CRITERIA, "magnitude")
-    normalizer: Piece[Any] = piece_field(NORMALIZERS, "mean")
-    allocator: Piece[Any] = piece_field(ALLOCATORS, "global")
-    schedule: Piece[Any] = piece_field(SCHEDULES, "one_shot")
-    budget: str = "macs=0.5"
-    score_batches: int = 16
-    recalibrate_batches: int = 20
-    recipe: Piece[Any] = piece_field(RECIPES, '{"name": "sgd_cosine", "lr": 0.02}')
-    epochs: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        countable(self.budget)
-        if self.score_batches < 1:
-            raise ValueError(f"score_batches={self.score_batches}: scores need at least 1 batch; 16 is usual.")
-        if self.recalibrate_batches < 0:
-            raise ValueError(f"recalibrate_batches={self.recalibrate_batches}: use 0 to leave the statistics, or more.")
-
-    def tuning(self, share: float) -> FitConfig:
-        """Return the configuration of a fit with this share of all fine-tuning."""
-        whole = {item.name: getattr(self, item.name) for item in fields(FitConfig)}
-        steps = max(1, round(self.max_steps * share)) if self.max_steps else 0
-        return FitConfig(**(whole | {"epochs": self.epochs * share, "max_steps": steps}))
+    loss: Piece[Any] = piece_field(LOSSES, "labels")
 
 
-@dataclass
-class Cut:
-    """What one cut did. Accuracies are on the validation split; `kept` is [channels after, before] by group."""
+class _Training:
+    """The fine-tuning in front of, between and after the cuts."""
 
-    depth: float
-    accuracy_cut: float
-    accuracy_recalibrated: float
-    accuracy_tuned: float
-    cost_before: dict[str, Any]
-    cost: dict[str, Any]
-    kept: dict[str, list[int]] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
-
-
-class _Pruning:
-    """Hands a schedule its two tools and notes what they did."""
-
-    def __init__(self, config: PruneConfig, task: Task, scratch: Path, start: Cost, target: Budget) -> None:
-        self.config, self.task, self.scratch = config, task, scratch
-        self.start, self.target = start, target
-        self.cuts: list[Cut] = []
+    def __init__(self, call: StageCall, session: Session) -> None:
+        self.config, self.task, self.scratch = call.config, call.task, call.scratch
+        self.teacher, self.session = call.model(), session
         self.fits: list[dict[str, Any]] = []
 
-    def prune_to(self, model: Model, depth: float) -> Model:
-        """Score, allocate, cut and recalibrate."""
-        groups, cost_before = trace_groups(model.module, model.input.example()), cost_of(model).as_json()
-        kept = self._kept(model, groups, limits_at(depth, self.start, self.target))
-        plan = plan_from_kept(groups, kept)
-        if not changes_nothing(plan):
-            model = apply(model, plan, stage="prune", config=self.config.as_json())
-        raw = accuracy(model.module, self.task, "validation")
-        recalibrated = raw
-        if self.config.recalibrate_batches:
-            settings = {"num_batches": self.config.recalibrate_batches, "batch_size": self.config.batch_size}
-            recalibrate_batch_norm(model.module, self.task, **settings, seed=self.config.seed)
-            recalibrated = accuracy(model.module, self.task, "validation")
-        counts = {name: [int(mask_C.sum()), len(mask_C)] for name, mask_C in kept.items()}
-        cost = cost_of(model).as_json()
-        self.cuts.append(Cut(depth, raw, recalibrated, recalibrated, cost_before, cost, counts))
-        return model
+    def __call__(self, model: Model, share: float, penalty: Penalty | None = None) -> Model:
+        """Fine-tune in place with a share of what is left for the cuts; the module is this stage's own."""
+        rest = 1 - self.config.sparsity_share - self.config.conversion_share
+        return self._fit(model, self.config.tuning(share * rest), penalty=penalty)
 
-    def train(self, model: Model, share: float) -> Model:
-        """Fine-tune in place; the module is this stage's own."""
-        tuning = self.config.tuning(share)
+    def sparse(self, model: Model) -> Model:
+        """Train under the penalty, in front of the first cut."""
+        return self._fit(model, self.config.tuning(self.config.sparsity_share), penalty=self.config.sparsity)
+
+    def fading(self, model: Model, share: float, on_step: OnStep) -> Model:
+        """Train while layers fade; the weights of the last step are kept, because only they belong to the end."""
+        return self._fit(model, replace(self.config.tuning(share), select="last"), on_step=on_step)
+
+    def _fit(
+        self, model: Model, tuning: FitConfig, *, penalty: Penalty | None = None, on_step: OnStep | None = None
+    ) -> Model:
+        cuts = self.session.cuts
+        if penalty is not None:
+            tuning = replace(tuning, select="last")
         if tuning.num_steps(len(self.task.split("train"))):
-            what = f"prune: fine-tune {len(self.cuts)}"
-            found = fit(model.module, self.task, tuning, scratch=self.scratch, what=what)
+            found = fit(
+                model.module,
+                self.task,
+                tuning,
+                scratch=self.scratch,
+                what=f"prune: fine-tune {len(cuts)}" if cuts else "prune: in front of the cut",
+                loss=self._loss(model),
+                penalties=() if penalty is None else (penalty,),
+                taps=_taps(model, penalty, on_step),
+            )
             self.fits.append(found.as_json())
-            self.cuts[-1].accuracy_tuned = accuracy(model.module, self.task, "validation")
+            if cuts:
+                cuts[-1].accuracy_tuned = accuracy(model.module, self.task, "validation")
         return model
 
-    def _kept(self, model: Model, groups: tuple[ChannelGroup, ...], limits: Mapping[str, float]) -> dict[str, Tensor]:
-        config = self.config
-        stats = gather(
-            model.module,
-            groups,
-            config.criterion.card.needs,
-            self.task,
-            num_batches=config.score_batches,
-            batch_size=config.batch_size,
-            seed=config.seed,
-        )
-        scores = {group.name: config.normalizer(config.criterion(stats[group.name])) for group in groups}
-        counts = CostModel(model.module, groups, model.input.example(1))
-        return dict(config.allocator(scores, *spending(counts, limits)))
+    def _loss(self, student: Model) -> Distiller | None:
+        """Return the loss with the model as it was before any cut as the teacher, or None for the task's own."""
+        loss = self.config.loss
+        if not loss.card.extra.get("has_teacher", True):
+            return None
+        return Distiller(loss, student, self.teacher, seed=self.config.seed)
 
 
-@STAGES.register("prune", config=PruneConfig, roles=("model",), optional_roles=("reference",), version=2)
+def _taps(model: Model, penalty: Penalty | None, on_step: OnStep | None) -> TapsFn | None:
+    """Return what the training loop asks for at each step."""
+    if isinstance(penalty, Piece):
+        return LiveGroups(model.module, trace_groups(model.module, model.input.example()))
+    if on_step is None:
+        return None
+
+    def taps(module: nn.Module, progress: float) -> dict[str, Any]:
+        on_step(module, progress)
+        return {}
+
+    return taps
+
+
+@STAGES.register("prune", config=PruneConfig, roles=("model",), optional_roles=("reference", "sensitivity"), version=2)
 def prune(call: StageCall) -> StageResult:
-    """Cut channels until the network fits a budget, then fine-tune it.
+    """Cut channels and blocks until the network fits a budget, then fine-tune it.
 
     Args:
-        call: Role "model", which is cut, and perhaps "reference", whose cost the budget is a part of; needs a task.
+        call: Role "model", which is cut, perhaps "reference", whose cost the budget is a part of, and perhaps
+            "sensitivity", whose curves of the model save allocators their trials; needs a task.
     """
     config, task, model = call.config, call.task, call.model()
-    start = cost_of(model)
-    target = countable(config.budget).of(cost_of(call.model("reference")) if "reference" in call.parents else start)
-    before = accuracy(model.module, task, "validation")
-    pruning = _Pruning(config, task, call.scratch, start, target)
-    note = ""
-    if target.admits(start):
-        pruned, note = model, f"nothing to cut: the model fits {config.budget} already"
-        pruning.cuts.append(Cut(1.0, before, before, before, start.as_json(), start.as_json()))
-    else:
-        pruned = config.schedule(model.copy(), pruning.prune_to, pruning.train)
-    last = pruning.cuts[-1]
-    report: dict[str, Any] = {
-        "accuracy_before": before,
+    before, start = accuracy(model.module, task, "validation"), cost_of(model)
+    budget = steerable(config.budget)
+    target = Target.of(budget, cost_of(call.model("reference")) if "reference" in call.parents else start)
+    with ExitStack() as stack:
+        clock = None
+        if budget.latency_ms is not None:
+            reference = call.parents.get("reference", call.parents["model"])
+            timing = {"batch": config.latency_batch, "rounds": config.latency_rounds}
+            clock = stack.enter_context(Clock.against(reference, config.runtime, **timing))
+        session = Session(config, task, call.scratch, model, target, clock)
+        session.curves = _curves(call)
+        train = _Training(call, session)
+        note, pruned = "", model.copy()
+        if not session.is_needed:
+            pruned, note = model, f"nothing to cut: the model fits {config.budget} already"
+            session.cuts.append(Cut(1.0, before, before, before, start.as_json(), start.as_json()))
+        else:
+            pruned = train.sparse(pruned) if config.sparsity_share else pruned
+            pruned = config.schedule(pruned, session.prune_to, train, session.choose)
+        kept = _kept_counts(model, pruned)
+        converted: dict[str, Any] = {}
+        if is_active(config.conversion):
+            pruned, converted = _converted(pruned, train, config)
+    report = _report(session, model, pruned) | {"accuracy_before": before, "fits": train.fits, "kept": kept}
+    if converted:
+        report |= {"conversion": converted, "validation_accuracy": converted["accuracy"]}
+    return StageResult(report=report | ({"note": note} if note else {}), model=pruned)
+
+
+def _curves(call: StageCall) -> Any:
+    """Return what the role "sensitivity" measured, or None without it."""
+    if "sensitivity" not in call.parents:
+        return None
+    return json.loads(call.parents["sensitivity"].files["sensitivity.json"].read_text())
+
+
+def _converted(model: Model, train: _Training, config: PruneConfig) -> tuple[Model, dict[str, Any]]:
+    """Convert what gets faster, with a share of the fine-tuning to fade, and recalibrate."""
+    referee = Referee(config.runtime, batch=config.latency_batch, rounds=config.latency_rounds, seed=config.seed)
+    share = config.conversion_share
+    fading = train.fading if share else None
+    result, report = convert(
+        model, config.conversion, referee=referee, train=fading, share=share, config=config.as_json()
+    )
+    if report["num_converted"] and config.recalibrate_batches:
+        settings = {"num_batches": config.recalibrate_batches, "batch_size": config.batch_size}
+        recalibrate_batch_norm(result.module, train.task, **settings, seed=config.seed)
+    report["accuracy"] = accuracy(result.module, train.task, "validation")
+    return result, report
+
+
+def _picture(session: Session) -> dict[str, Any]:
+    """Return the sorted scores of the last cut and where they were cut; nothing for networks too large to draw."""
+    choice = session.choice
+    if choice is None or sum(len(mask_C) for mask_C in choice.kept.values()) > DRAWN_CHANNELS:
+        return {}
+    return threshold_picture({name: choice.scores[name] for name in choice.kept}, choice.kept)
+
+
+def _report(session: Session, model: Model, pruned: Model) -> dict[str, Any]:
+    last = session.cuts[-1]
+    return {
         "accuracy_cut": last.accuracy_cut,
         "accuracy_recalibrated": last.accuracy_recalibrated,
         "accuracy_tuned": last.accuracy_tuned,
         "validation_accuracy": last.accuracy_tuned,
-        "cost_before": start.as_json(),
-        "cost": last.cost,
-        "limits": target.limits,
-        "kept": _kept_counts(model, pruned),
-        "dropped": [],
+        "cost_before": cost_of(model).as_json(),
+        "cost": cost_of(pruned).as_json(),
+        "limits": {**session.target.counted, **session.target.measured},
+        "dropped": [path for cut in session.cuts for path in cut.dropped],
         "layers": _layer_widths(model.module, pruned.module),
-        "cuts": [asdict(cut) for cut in pruning.cuts],
-        "fits": pruning.fits,
+        "cuts": [asdict(cut) for cut in session.cuts],
+        "threshold": _picture(session),
     }
-    return StageResult(report=report | ({"note": note} if note else {}), model=pruned)
 
 
 def _kept_counts(before: Model, after: Model) -> dict[str, list[int]]:
-    """Return [channels now, channels before] by group; cutting changes no group's name."""
+    """Return [channels now, channels before] by group; cutting changes no group's name, dropping a block ends some."""
     now, then = (trace_groups(model.module, model.input.example(), is_verified=False) for model in (after, before))
     left = {group.name: group.num_channels for group in now}
-    return {group.name: [left[group.name], group.num_channels] for group in then}
+    return {group.name: [left.get(group.name, 0), group.num_channels] for group in then}
 
 
 def _layer_widths(before: nn.Module, after: nn.Module) -> dict[str, list[int]]:
-    """Return [output channels now, before] of every convolution and linear layer."""
+    """Return [output channels now, before] of every convolution and linear layer; 0 for one in a dropped block."""
+    left = dict(after.named_modules())
     return {
-        path: [axis_size(after.get_submodule(path), "out"), axis_size(layer, "out")]
+        path: [width_of(left[path]) if path in left else 0, axis_size(layer, "out")]
         for path, layer in before.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
     }

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.core.budget import RelativeBudget
+from compress.core.journal import Journal
 from compress.core.model import Model
 from compress.core.registry import Piece
 from compress.core.stage import STAGES, StageCall, StageConfig, StageResult, piece_field
+from compress.measure.clock import Clock
 from compress.measure.costs import cost_of
 from compress.measure.runtimes import RUNTIMES
-from compress.search.clock import Clock
 from compress.search.inheritance import Inheritance
-from compress.search.journal import Journal
 from compress.search.projection import Projection
 from compress.search.proposals import opening
 from compress.search.spaces import cuts  # noqa: F401  (registers the spaces)

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,16 @@ from compress.core.task import Task
 from compress.train import checkpoint
 from compress.train.averaging import WeightAverage
 from compress.train.hardware import accelerator_for, noise_state, repeatable, set_noise_state
+from compress.train.objectives.activations import rectified_outputs
+from compress.train.objectives.family import Penalty
 from compress.train.scoring import accuracy, device_of
 from compress.train.settings import Diverged, FitConfig, FitReport
 
 #: (module, x_BCHW, y_B) -> scalar. A loss that is an nn.Module is trained along and dropped afterwards.
 LossFn = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+#: (module, part of this fit that is over, in [0, 1]) -> what objectives read, by the names in their cards' `needs`.
+TapsFn = Callable[[nn.Module, float], Mapping[str, Any]]
 
 #: Steps between two checks that the loss is still a number.
 CHECK_EVERY = 16
@@ -47,7 +53,8 @@ def fit(
     scratch: Path | None,
     what: str,
     loss: LossFn | None = None,
-    penalties: Sequence[Piece[Any]] = (),
+    penalties: Sequence[Penalty] = (),
+    taps: TapsFn | None = None,
 ) -> FitReport:
     """Train `module` in place.
 
@@ -59,7 +66,9 @@ def fit(
             may share it: a checkpoint's name holds a hash of the configuration, task and first weights.
         what: Short name for the progress line ("train", "distill").
         loss: Replaces the task's loss. When it is an nn.Module, its parameters are trained too.
-        penalties: Pieces of OBJECTIVES; each is added to the loss.
+        penalties: Each is added to the loss: pieces of OBJECTIVES, or anything that takes the module alone.
+        taps: Called at each step. Gives what the objectives need beyond "activations" and "progress", which this loop
+            knows; what it gives goes first. It must follow from the module and the progress alone.
 
     Returns:
         What happened. Also after a resumption it covers every epoch.
@@ -69,11 +78,8 @@ def fit(
     """
     if loss is not None and config.label_smoothing:
         raise ValueError("label_smoothing belongs to the task's own loss; this fit has another loss: set it to 0.")
-    for penalty in penalties:
-        if penalty.card.needs:
-            raise ValueError(f"objective {penalty.name!r} needs {penalty.card.needs}, which this loop does not gather.")
     home = device_of(module)
-    run = _Fit(module, task, config, loss=loss, penalties=penalties)
+    run = _Fit(module, task, config, loss=loss, penalties=penalties, taps=taps)
     run.path = None if scratch is None else scratch / f"fit-{run.fingerprint(what)}.safetensors"
     try:
         run.go(what)
@@ -92,10 +98,12 @@ class _Fit:
         config: FitConfig,
         *,
         loss: LossFn | None,
-        penalties: Sequence[Piece[Any]],
+        penalties: Sequence[Penalty],
+        taps: TapsFn | None,
     ) -> None:
         self.module, self.task, self.config = module, task, config
-        self.penalties = tuple(penalties)
+        self.penalties, self.taps = tuple(penalties), taps
+        self.needs = _checked_needs(module, penalties, taps)
         self.loss = loss if loss is not None else self._task_loss
         self.extra = loss if isinstance(loss, nn.Module) else nn.Module()
         self.path: Path | None = None
@@ -187,10 +195,15 @@ class _Fit:
 
     def step(self, x_BCHW: Tensor, y_B: Tensor, number: int) -> Tensor:
         """Descend once and return the detached loss."""
-        with self.accelerator.autocast():
+        is_heard = "activations" in self.needs
+        listening: AbstractContextManager[list[Tensor]] = (
+            rectified_outputs(self.module) if is_heard else nullcontext([])
+        )
+        with self.accelerator.autocast(), listening as activations:
             value = self.loss(self.module, x_BCHW, y_B)
+        gathered = self.gathered(number, activations)
         for penalty in self.penalties:
-            value = value + penalty(self.module, {})
+            value = value + (penalty(self.module, gathered) if isinstance(penalty, Piece) else penalty(self.module))
         self.optimizer.zero_grad()
         self.accelerator.backward(value)
         if self.config.clip_norm:
@@ -200,6 +213,12 @@ class _Fit:
         if self.average is not None:
             self.average.follow(number)
         return value.detach()
+
+    def gathered(self, number: int, activations: Sequence[Tensor]) -> dict[str, Any]:
+        """Return what the objectives need at a step, counted from 0 over the whole fit."""
+        progress = number / max(1, self.num_steps - 1)
+        known = {"activations": tuple(activations), "progress": progress}
+        return known | dict(self.taps(self.module, progress)) if self.taps else known
 
     def judge(self, row: dict[str, Any]) -> None:
         """Look at the validation split when it is time, and remember the best weights."""
@@ -296,4 +315,22 @@ class _Fit:
         )
 
 
-__all__ = ["Diverged", "FitConfig", "FitReport", "LossFn", "fit"]
+def _checked_needs(module: nn.Module, penalties: Sequence[Penalty], taps: TapsFn | None) -> set[str]:
+    """Return what the objectives among `penalties` need.
+
+    Raises:
+        ValueError: Nobody gives it.
+    """
+    pieces = [penalty for penalty in penalties if isinstance(penalty, Piece)]
+    needs = {need for piece in pieces for need in piece.card.needs}
+    given = {"activations", "progress", *(taps(module, 0.0) if needs and taps else ())}
+    for piece in pieces:
+        if missing := set(piece.card.needs) - given:
+            raise ValueError(
+                f"objective {piece.name!r} needs {', '.join(sorted(missing))}, which this fit is not given: what acts "
+                f"on groups of channels works in the stage prune alone (sparsity)."
+            )
+    return needs
+
+
+__all__ = ["Diverged", "FitConfig", "FitReport", "LossFn", "TapsFn", "fit"]

@@ -10,6 +10,7 @@ from deploy.report.charts import cascade_chart, pareto_chart, search_chart
 from deploy.report.curves import robustness_chart, training_chart
 from deploy.report.data import KIND_NAMES, Point, ReportData, latency_title, pareto_front
 from deploy.report.plot import COLORS, Canvas, Frame, Labels
+from deploy.report.sensitivity_charts import sensitivity_chart, threshold_chart
 
 MARKERS = {"teacher": "s", "student": "o", "int8": "D", "cascade": "^"}
 
@@ -25,6 +26,8 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, str]:
     found["cascade"] = cascade_chart(report)
     found["kept"] = kept_chart(report.get("kept") or {})
     found["training"] = training_chart(report.get("history") or [])
+    found["sensitivity"] = sensitivity_chart(report.get("curves") or [])
+    found["threshold"] = threshold_chart(report.get("threshold") or {})
     found["robustness"] = robustness_chart(report.get("robustness") or [])
     return {name: svg for name, svg in found.items() if svg}
 

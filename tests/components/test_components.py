@@ -17,7 +17,18 @@ from kfp import compiler, dsl
 from components import readme
 
 NAMES = readme.names()
-STAGES = ["train", "search", "prune", "distill", "finetune_quant", "export", "cascade", "evaluate", "gate"]
+STAGES = [
+    "train",
+    "search",
+    "sensitivity",
+    "prune",
+    "distill",
+    "finetune_quant",
+    "export",
+    "cascade",
+    "evaluate",
+    "gate",
+]
 DEPLOY = ("deploy.step", "deploy.conclude")
 STABILITIES = ("experimental", "alpha", "beta", "stable")
 

@@ -9,6 +9,7 @@ import pytest
 from compress import cli
 from compress.core.stage import Ref, StageResult
 from compress.store import LocalStore
+from tests.studies.folder import write_study
 from tests.toys import toy_model
 
 SECATEUR = Path(sys.executable).parent / "secateur"
@@ -81,6 +82,62 @@ def test_run_reads_its_options_from_the_stage(capsys, monkeypatch):
     assert "--builder" in text
     assert "--batch-size" in text
     assert "--weights" in text
+
+
+@pytest.fixture
+def numbers(tmp_path, monkeypatch):
+    """A clone with one small study in it."""
+    monkeypatch.setenv("STUDY_LOG", str(tmp_path / "log"))
+    monkeypatch.chdir(tmp_path)
+    return write_study(tmp_path)
+
+
+def test_study_lists_studies_and_how_far_they_are(capsys, monkeypatch, numbers):
+    status, text, _ = say(capsys, monkeypatch, "study")
+    assert status == 0
+    assert "Does a larger number win?" in text
+    assert "0 of 4" in text
+    say(capsys, monkeypatch, "study", "42", "--workspace", "w", "--only", "small")
+    _, text, _ = say(capsys, monkeypatch, "study", "--workspace", "w", "--json")
+    assert [(state["preset"], state["done"]) for state in json.loads(text)[0]["presets"]] == [("quick", 2), ("full", 2)]
+
+
+def test_study_runs_a_preset_and_writes_the_verdict(capsys, monkeypatch, numbers):
+    status, text, errors = say(capsys, monkeypatch, "study", "0042", "--preset", "quick", "--workspace", "w")
+    assert status == 0
+    assert text.startswith("large beats small by 2.00 ± 0.00 points (2 seeds).")
+    assert "4/4 large@1" in errors
+    assert "large beats small" in (numbers / "README.md").read_text()
+    _, text, _ = say(capsys, monkeypatch, "study", "numbers", "--report", "--json")
+    assert json.loads(text)["headline"].startswith("large beats small")
+
+
+def test_study_says_when_cells_are_left_and_when_one_failed(capsys, monkeypatch, numbers):
+    status, _, errors = say(capsys, monkeypatch, "study", "42", "--workspace", "w", "--only", "s*")
+    assert status == 75
+    assert "2 of 4 cells are measured: --only left some out" in errors
+    monkeypatch.setenv("STUDY_SLEEP", "0.4")
+    status, _, errors = say(capsys, monkeypatch, "study", "42", "--workspace", "w", "--slice-minutes", "0.003")
+    assert status == 75
+    assert "the slice of time is over" in errors
+    monkeypatch.setenv("STUDY_FAIL", "large@0")
+    status, _, errors = say(capsys, monkeypatch, "study", "42", "--workspace", "w")
+    assert status == 1
+    assert "large@0: RuntimeError: no luck" in errors
+
+
+def test_study_refuses_what_it_cannot_do(capsys, monkeypatch, numbers):
+    for words, message in (
+        (["0042-number"], "Did you mean '0042-numbers'"),
+        (["42", "--preset", "quik"], "Did you mean 'quick'"),
+        (["42", "--only", "smal"], "Did you mean 'small'"),
+        (["42", "--slice-minutes", "-1"], "use 0 for no limit"),
+        (["42", "--threads", "-1"], "use 1 or more"),
+        (["42", "--report"], "no cell of 0042-numbers quick is measured"),
+    ):
+        status, _, errors = say(capsys, monkeypatch, "study", *words, "--workspace", "w")
+        assert status == 2
+        assert message in errors
 
 
 @pytest.mark.slow

@@ -18,9 +18,13 @@ def taps(place, *, trained=False):
     return Taps(logits_BC, maps)
 
 
+def has_teacher(name):
+    return LOSSES[name].extra.get("has_teacher", True)
+
+
 def test_card_is_filled_in(name):
     card = LOSSES[name]
-    assert card.paper
+    assert card.paper or not has_teacher(name)
     assert set(card.needs) <= {"features"}
     for part in ("Args:", "Returns:", "Differs from the paper:", "Cost:", "Reference:", ">>>"):
         assert part in card.function.__doc__
@@ -52,6 +56,8 @@ def test_does_not_read_features_that_the_card_does_not_name(name):
 
 
 def test_without_true_labels_the_teacher_itself_is_perfect(name):
+    if not has_teacher(name):
+        pytest.skip("learns from true labels alone")
     loss, teacher = LOSSES.bind(name, hard_weight=0.0), taps("teacher")
     assert loss(teacher, teacher, TARGET).item() == pytest.approx(0.0, abs=1e-6)
     assert loss(taps("student"), teacher, TARGET).item() > 1e-3

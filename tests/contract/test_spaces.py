@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from compress.core.budget import RelativeBudget
+from compress.core.journal import Journal
 from compress.core.lineage import BUILDERS
 from compress.core.model import Model
 from compress.core.random import generator
 from compress.measure import cost_of
 from compress.search.inheritance import Inheritance
-from compress.search.journal import Journal
 from compress.search.projection import Projection
 from compress.search.spaces import cuts  # noqa: F401
 from compress.search.spaces.space import SPACES

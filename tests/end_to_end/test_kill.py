@@ -20,6 +20,7 @@ FIT = {"epochs": 3, "batch_size": 32, "seed": 1}
 #: stage, parents by role, needs the task, configuration
 CHAIN = (
     ("train", {}, {"builder": NET, **FIT}),
+    ("sensitivity", {"model": "train"}, {"ratios": [0.5, 0.25]}),
     ("search", {"model": "train"}, {"budget": "macs=0.7", "num_trials": 6}),
     ("prune", {"model": "search", "reference": "train"}, {"budget": "macs=0.5", **FIT}),
     ("distill", {"model": "prune", "teacher": "train"}, FIT),

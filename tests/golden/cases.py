@@ -30,6 +30,7 @@ IN_STAGE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "normalizer": ("prune", "normalizer", {}),
     "allocator": ("prune", "allocator", {}),
     "schedule": ("prune", "schedule", {}),
+    "compensation": ("prune", "compensation", {"allocator": "uniform"}),
     "space": ("search", "space", {}),
     "strategy": ("search", "strategy", {}),
     "loss": ("distill", "loss", {}),
@@ -42,6 +43,7 @@ BASE: Mapping[str, Mapping[str, Any]] = {
     "train": {"builder": "toy", **FIT},
     "search": {"budget": "macs=0.7", "num_trials": 6},
     "prune": {"budget": "macs=0.5", **FIT},
+    "sensitivity": {"ratios": [0.5], "batch_size": 16},
     "distill": FIT,
     "finetune_quant": FIT,
     "export": {"rounds": 3, "variants": ["unsigned_per_tensor"]},
@@ -60,16 +62,27 @@ def names() -> list[str]:
     return sorted(name for name in found if name.split("/")[1] not in ("toy", "proof", "echo", "echo_test"))
 
 
-#: Pieces whose defaults do not suit the toys, where both networks of a cascade cost the same.
-FITTED: Mapping[str, Mapping[str, Any]] = {"target/cost": {"name": "cost", "macs_ratio": 1.5}}
+#: Pieces whose defaults do not suit the toys: both networks of a cascade cost the same, and widths are small.
+FITTED: Mapping[str, Mapping[str, Any]] = {
+    "target/cost": {"name": "cost", "macs_ratio": 1.5},
+    "allocator/latency_knapsack": {"name": "latency_knapsack", "round_to": 2},
+    "allocator/measured_greedy": {"name": "measured_greedy", "round_to": 2},
+}
+#: Pieces that act in another stage than the rest of their family: what is named as "sparsity" in front of a cut.
+SPARSE = {"sparsity_share": 0.5}
+ELSEWHERE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    f"objective/{name}": ("prune", "sparsity", SPARSE)
+    for name in FAMILIES["objective"]
+    if "groups" in FAMILIES["objective"][name].needs
+}
 
 
 def run(case: str) -> Numbers:
     """Return the figures of one case."""
     family, _, name = case.partition("/")
     with tempfile.TemporaryDirectory() as folder:
-        if family in IN_STAGE:
-            stage, field, more = IN_STAGE[family]
+        if case in ELSEWHERE or family in IN_STAGE:
+            stage, field, more = ELSEWHERE.get(case) or IN_STAGE[family]
             return _stage(stage, {field: FITTED.get(case, name), **more}, Path(folder))
         return OTHERS[family](name, Path(folder))
 
@@ -169,10 +182,21 @@ def _int8(name: str, folder: Path) -> Numbers:
 
 
 def _plan(name: str, folder: Path) -> Numbers:
-    plan = {"kind": name, "dropped": ["block"], "layers": {"conv2": {"out": [0, 3]}, "bn2": {"out": [0, 3]}}}
-    plan["layers"]["linear"] = {"in": [0, 3]}
+    layers = {"conv2": {"out": [0, 3]}, "bn2": {"out": [0, 3]}, "linear": {"in": [0, 3]}}
+    plan: dict[str, Any] = {"kind": name, "dropped": ["block"], "layers": layers}
+    if name == "convert":
+        plan = {"kind": name, "layers": {"block.conv1": {"to": "low_rank", "rank": 2}}}
     module = FAMILIES["plan"].bind(name)(toys.toy_model().module, plan)
     return {"params": sum(value.numel() for value in module.parameters())}
+
+
+def _conversion(name: str, folder: Path) -> Numbers:
+    """Convert everything, unmeasured: which layers get faster differs from machine to machine."""
+    from compress.prune.converting import convert
+
+    model, report = convert(toys.toy_model(), FAMILIES["conversion"].bind(name), referee=None)
+    logits_BC = model(toys.TOY_INPUT.example(4))
+    return {"num_converted": report["num_converted"], "logits": float(logits_BC.abs().mean())}
 
 
 def _fetcher(name: str, folder: Path) -> Numbers:
@@ -210,4 +234,5 @@ OTHERS: Mapping[str, Callable[[str, Path], Numbers]] = {
     "int8_variant": _int8,
     "plan": _plan,
     "fetcher": _fetcher,
+    "conversion": _conversion,
 }

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from compress.core.budget import Infeasible
 from compress.core.registry import Family
+from compress.graph.units import BLOCKS
 
 Masks = dict[str, Tensor]
 CostOf = Callable[[Mapping[str, Tensor]], float]
+LossOf = Callable[[Mapping[str, Tensor]], float]
 
-#: (scores by group, cost of masks, limit) -> mask (C,) by group, True = keep. The masks never cost more than
-#: the limit; those for a lower limit are a subset of those for a higher one. Raises Infeasible.
-ALLOCATORS: Family[Callable[..., Masks]] = Family("allocator", data=("scores", "cost", "limit"))
+#: (scores by group, cost of masks, limit, loss of masks) -> mask (C,) by group, True = keep. The masks never cost
+#: more than the limit; those for a lower limit are a subset of those for a higher one. Raises Infeasible.
+#: The group BLOCKS stands for the residual blocks, one "channel" each, and may lose all of them. `loss_of` cuts for
+#: a trial, without training, and returns the mean loss on validation inputs; it is slow and remembers its answers.
+ALLOCATORS: Family[Callable[..., Masks]] = Family("allocator", data=("scores", "cost", "limit", "loss_of"))
 
 
 class Widths:
@@ -54,10 +59,13 @@ def widths_of(scores: Mapping[str, Tensor], *, min_kept_ratio: float, round_to: 
     for name, scores_C in scores.items():
         if not bool(scores_C.isfinite().all()):
             raise ValueError(f"scores of {name} are infinite or no numbers: the network or its gradients diverged.")
-    return {
+    widths = {
         name: Widths(len(scores_C), min_kept_ratio=min_kept_ratio, round_to=round_to)
         for name, scores_C in scores.items()
     }
+    if BLOCKS in scores:
+        widths[BLOCKS].counts = list(range(len(scores[BLOCKS]) + 1))
+    return widths
 
 
 def best(scores_C: Tensor, count: int) -> Tensor:
@@ -96,3 +104,72 @@ def largest_fit(masks_at: Callable[[int], Masks], num_choices: int, cost: CostOf
         else:
             breaks = middle
     return masks_at(fits)
+
+
+def levels_from(worths: Mapping[str, Tensor], widths: Mapping[str, Widths]) -> dict[str, list[float]]:
+    """Return the levels for `raised` of a line that moves down over comparable worths.
+
+    A group gets its next allowed number as soon as the line reaches the best of the channels that come with it, so
+    numbers in between are rounded up.
+
+    >>> levels_from({"a": torch.tensor([1.0, 3.0, 2.0, 5.0])}, {"a": Widths(4, min_kept_ratio=0.5, round_to=2)})
+    {'a': [2.0]}
+    """
+    highest_first = {name: torch.sort(worth_C.double(), descending=True).values for name, worth_C in worths.items()}
+    return {name: highest_first[name][own.counts[:-1]].tolist() for name, own in widths.items()}
+
+
+def raised(
+    scores: Mapping[str, Tensor],
+    widths: Mapping[str, Widths],
+    levels: Mapping[str, Sequence[float]],
+    cost: CostOf,
+    limit: float,
+) -> Masks:
+    """Return the largest choice within `limit` on the way from the smallest network to the whole one.
+
+    Every step of the way gives one group its next allowed number of channels. Steps are taken by falling level, of
+    equal ones those of later groups first, so the choices for all limits are nested.
+
+    Args:
+        scores: Worth of the channels (C,) by group; decides which of a group stay.
+        widths: Allowed numbers by group.
+        levels: By group one for each allowed number but the smallest, never rising.
+        cost: Cost of masks.
+        limit: Largest cost allowed.
+
+    Raises:
+        Infeasible: Even the smallest network costs more.
+
+    >>> scores = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([4.0, 5.0])}
+    >>> widths = widths_of(scores, min_kept_ratio=0.0, round_to=1)
+    >>> kept = raised(scores, widths, {"a": [9.0, 2.0], "b": [5.0]}, lambda kept: sum(map(sum, kept.values())), 4)
+    >>> kept["a"].tolist(), kept["b"].tolist()
+    ([False, True, True], [True, True])
+    """
+    names = list(scores)
+    for name in names:
+        assert len(levels[name]) == len(widths[name].counts) - 1, f"levels of {name}"
+        assert all(above >= below for above, below in pairwise(levels[name])), f"levels of {name} rise"
+    steps = sorted(((level, g) for g, name in enumerate(names) for level in levels[name]), reverse=True)
+    owner_S = torch.tensor([g for _, g in steps], dtype=torch.int64)
+
+    def masks_at(choice: int) -> Masks:
+        taken_G = torch.bincount(owner_S[:choice], minlength=len(names)).tolist()
+        return {
+            name: best(scores[name], widths[name].counts[taken]) for name, taken in zip(names, taken_G, strict=True)
+        }
+
+    return largest_fit(masks_at, len(steps) + 1, cost, limit)
+
+
+def settled(scores: Mapping[str, Tensor], widths: Mapping[str, Widths], cost: CostOf, limit: float) -> Masks | None:
+    """Return all channels when they fit, and None when there is something to search for.
+
+    Raises:
+        Infeasible: Even the smallest network costs more than `limit`.
+    """
+    fewest = {name: best(scores_C, widths[name].counts[0]) for name, scores_C in scores.items()}
+    largest_fit(lambda _: fewest, 1, cost, limit)
+    everything = {name: best(scores_C, len(scores_C)) for name, scores_C in scores.items()}
+    return everything if cost(everything) <= limit else None

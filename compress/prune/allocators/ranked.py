@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from compress.prune.allocators.family import ALLOCATORS, CostOf, Masks, best, largest_fit, widths_of
+from compress.prune.allocators.family import ALLOCATORS, CostOf, LossOf, Masks, levels_from, raised, widths_of
 
 
 @ALLOCATORS.register("global")
 def ranked(
-    scores: Mapping[str, Tensor], cost: CostOf, limit: float, *, min_kept_ratio: float = 0.1, round_to: int = 1
+    scores: Mapping[str, Tensor],
+    cost: CostOf,
+    limit: float,
+    loss_of: LossOf,
+    *,
+    min_kept_ratio: float = 0.1,
+    round_to: int = 1,
 ) -> Masks:
     """Cut the channels that are worth least in the whole network, until the rest fits.
 
@@ -22,6 +27,7 @@ def ranked(
         scores: Worth of the channels (C,) by group, comparable between groups.
         cost: From masks by group to a cost that grows with what is kept.
         limit: Largest cost allowed.
+        loss_of: Not asked.
         min_kept_ratio: Part of each group that always stays, in [0, 1]; one channel always does.
         round_to: Kept numbers are multiples of this, or the whole group; numbers in between are rounded up.
 
@@ -35,27 +41,11 @@ def ranked(
     Reference: threshold of Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV
     2017, section 3; protected part of a group as in PruningBench, 2024.
 
+    >>> import torch
     >>> scores = {"a": torch.tensor([3.0, 1.0, 2.0, 4.0]), "b": torch.tensor([5.0, 6.0])}
-    >>> kept = ranked(scores, lambda kept: sum(int(mask.sum()) for mask in kept.values()), 3)
+    >>> kept = ranked(scores, lambda kept: sum(int(mask.sum()) for mask in kept.values()), 3, None)
     >>> kept["a"].tolist(), kept["b"].tolist()
     ([False, False, False, True], [True, True])
     """
     widths = widths_of(scores, min_kept_ratio=min_kept_ratio, round_to=round_to)
-    names = list(scores)
-    owners, worths = [], []
-    for g, name in enumerate(names):
-        lowest_first = torch.sort(scores[name].double().cpu(), stable=True).values
-        removable = lowest_first[: len(lowest_first) - widths[name].counts[0]]
-        worths.append(removable)
-        owners.append(torch.full((len(removable),), g))
-    order = torch.sort(torch.cat(worths), stable=True).indices if names else torch.zeros(0, dtype=torch.int64)
-    owner_in_order = torch.cat(owners)[order] if names else order
-
-    def masks_at(choice: int) -> Masks:
-        removed_G = torch.bincount(owner_in_order[: len(order) - choice], minlength=len(names)).tolist()
-        return {
-            name: best(scores[name], widths[name].up(len(scores[name]) - removed))
-            for name, removed in zip(names, removed_G, strict=True)
-        }
-
-    return largest_fit(masks_at, len(order) + 1, cost, limit)
+    return raised(scores, widths, levels_from(scores, widths), cost, limit)

@@ -6,12 +6,18 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from compress.prune.allocators.family import ALLOCATORS, CostOf, Masks, best, largest_fit, widths_of
+from compress.prune.allocators.family import ALLOCATORS, CostOf, LossOf, Masks, best, largest_fit, widths_of
 
 
 @ALLOCATORS.register("uniform")
 def uniform(
-    scores: Mapping[str, Tensor], cost: CostOf, limit: float, *, min_kept_ratio: float = 0.1, round_to: int = 1
+    scores: Mapping[str, Tensor],
+    cost: CostOf,
+    limit: float,
+    loss_of: LossOf,
+    *,
+    min_kept_ratio: float = 0.1,
+    round_to: int = 1,
 ) -> Masks:
     """Keep the same part of every group: the largest part that fits.
 
@@ -21,6 +27,7 @@ def uniform(
         scores: Worth of the channels (C,) by group.
         cost: From masks by group to a cost that grows with what is kept.
         limit: Largest cost allowed.
+        loss_of: Not asked.
         min_kept_ratio: Part of each group that always stays, in [0, 1]; one channel always does.
         round_to: Kept numbers are multiples of this, or the whole group.
 
@@ -35,7 +42,7 @@ def uniform(
 
     >>> import torch
     >>> scores = {"a": torch.tensor([3.0, 1.0, 2.0, 4.0]), "b": torch.tensor([1.0, 2.0])}
-    >>> kept = uniform(scores, lambda kept: sum(int(mask.sum()) for mask in kept.values()), 3)
+    >>> kept = uniform(scores, lambda kept: sum(int(mask.sum()) for mask in kept.values()), 3, None)
     >>> kept["a"].tolist(), kept["b"].tolist()
     ([True, False, False, True], [False, True])
     """

@@ -10,7 +10,7 @@ from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
 
 
-@CRITERIA.register("random", paper="", idea="H1", is_chance=True)
+@CRITERIA.register("random", paper="", idea="C9", is_chance=True, scores_blocks=True)
 def random(group: GroupStats, *, seed: int = 0) -> Tensor:
     """Score channels by chance.
 

@@ -9,7 +9,7 @@ from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
 
 
-@CRITERIA.register("magnitude", paper="Li 2017", needs=("weight",), idea="H1")
+@CRITERIA.register("magnitude", paper="Li 2017", needs=("weight",), idea="C9")
 def magnitude(group: GroupStats, *, p: float = 2.0) -> Tensor:
     """Score a channel by the size of the weights that produce, scale and read it.
 

@@ -9,7 +9,7 @@ from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
 
 
-@CRITERIA.register("taylor", paper="Molchanov 2019", needs=("gate",), idea="H1")
+@CRITERIA.register("taylor", paper="Molchanov 2019", needs=("gate",), idea="C9", scores_blocks=True)
 def taylor(group: GroupStats) -> Tensor:
     """Score a channel by the squared first-order change of the loss when it is removed.
 
@@ -19,7 +19,8 @@ def taylor(group: GroupStats) -> Tensor:
     are cut along with it (LayerNorm).
 
     Args:
-        group: Gates (N, C) of each layer that reads the channel, for N batches.
+        group: Gates (N, C) of each layer that reads the channel, for N batches. For blocks the gate is a factor on what
+            the block adds to its input.
 
     Returns:
         scores_C >= 0.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from compress.core.model import Model
-from compress.prune.schedules.family import SCHEDULES, PruneTo, Train
+from compress.prune.schedules.family import SCHEDULES, Choose, PruneTo, Train
 
 
-@SCHEDULES.register("progressive", paper="Zhu 2018", idea="C9")
-def progressive(model: Model, prune_to: PruneTo, train: Train, *, steps: int = 3) -> Model:
+@SCHEDULES.register("progressive", paper="Zhu 2018", idea="D3")
+def progressive(model: Model, prune_to: PruneTo, train: Train, choose: Choose, *, steps: int = 3) -> Model:
     """Cut in several steps, large ones first, with a part of the fine-tuning behind each.
 
     After step t of n the cost went 1 - (1 - t / n)³ of the way to the budget.
@@ -16,6 +16,7 @@ def progressive(model: Model, prune_to: PruneTo, train: Train, *, steps: int = 3
         model: What is cut.
         prune_to: Cuts.
         train: Fine-tunes; each step gets the share 1 / n.
+        choose: Not asked.
         steps: n, at least 1.
 
     Returns:
@@ -29,7 +30,7 @@ def progressive(model: Model, prune_to: PruneTo, train: Train, *, steps: int = 3
     Reference: Zhu and Gupta, "To Prune, or Not to Prune", ICLR workshop 2018, equation 1.
 
     >>> depths = []
-    >>> _ = progressive("m", lambda m, depth: depths.append(depth), lambda m, share: m, steps=2)
+    >>> _ = progressive("m", lambda m, depth: depths.append(depth), lambda m, share: m, None, steps=2)
     >>> depths
     [0.875, 1.0]
     """

@@ -10,7 +10,18 @@ from compress.graph.groups import ChannelGroup
 from compress.models.resnet_cifar import resnet_cifar
 from tests.toys import ToyNet
 
-SMALL = {"toy": (1, 8), "resnet20": (3, 16), "plain": (2, 8)}
+SMALL = {
+    "toy": (1, 8),
+    "resnet20": (3, 16),
+    "plain": (2, 8),
+    "resnext": (3, 32),
+    "shufflenet": (3, 32),
+    "convnext": (3, 16),
+    "vit": (3, 8),
+    "swin": (3, 24),
+    "swin_v2": (3, 24),
+    "maxvit": (3, 32),
+}
 TORCHVISION = ("resnet18", "mobilenet_v2", "vgg11_bn", "densenet121", "efficientnet_b0")
 
 
@@ -35,6 +46,30 @@ class Plain(nn.Module):
         return self.linear(y.flatten(1))
 
 
+def _of_torchvision(name: str) -> nn.Module:
+    """Return one of torchvision's networks, or a small one of a family."""
+    from torchvision import models
+    from torchvision.models import convnext, maxvit, resnet, shufflenetv2, swin_transformer
+
+    def swin(**options: object) -> nn.Module:
+        return models.SwinTransformer([2, 2], 12, [2, 2], [3, 6], [4, 4], num_classes=5, **options)
+
+    small = {
+        "resnext": lambda: models.ResNet(resnet.Bottleneck, [1, 1, 1, 1], 5, groups=4, width_per_group=4),
+        "shufflenet": lambda: shufflenetv2.ShuffleNetV2([2, 3, 1], [8, 16, 32, 64, 32], 5),
+        "convnext": lambda: models.ConvNeXt(
+            [convnext.CNBlockConfig(8, 12, 2), convnext.CNBlockConfig(12, None, 1)], num_classes=5
+        ),
+        "vit": lambda: models.VisionTransformer(8, 4, 2, 3, 12, 20, num_classes=5),
+        "swin": swin,
+        "swin_v2": lambda: swin(
+            block=swin_transformer.SwinTransformerBlockV2, downsample_layer=swin_transformer.PatchMergingV2
+        ),
+        "maxvit": lambda: maxvit.MaxVit((32, 32), 8, 4, [8, 16], [1, 1], 4, 0.0, num_classes=5),
+    }
+    return small[name]() if name in small else getattr(models, name)(num_classes=10)
+
+
 def network(name: str) -> tuple[nn.Module, Tensor]:
     """Return a network with random weights and batch statistics, in evaluation mode, and an input."""
     with seeded(1, name):
@@ -45,9 +80,10 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
         elif name == "resnet20":
             module = resnet_cifar((3, 16, 16), 10, depth=20)
         else:
-            import torchvision
-
-            module = getattr(torchvision.models, name)(num_classes=10)
+            module = _of_torchvision(name)
+        for parameter in module.parameters():
+            if bool((parameter == parameter.flatten()[0]).all()):
+                parameter.data += 0.2 * torch.randn(parameter.shape)
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.running_mean.normal_(0, 0.2)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from compress.graph.groups import trace_groups
-from compress.graph.slopes import slopes
-from compress.graph.stats import UndeclaredReadError, gather
+from compress.graph.slopes import Wanted, slopes
+from compress.graph.stats import NEEDS, UndeclaredReadError, gather
 from compress.graph.surgery import masked
 from compress.models.resnet_cifar import resnet_cifar
 from compress.prune.criteria import CRITERIA
@@ -150,7 +150,7 @@ def test_a_reader_that_runs_twice_counts_twice():
     x_BC = (batch[0].mean((1, 2, 3))[:, None] * torch.tensor([[1.0, 2.0, 3.0]])).requires_grad_(True)
     (slope_BC,) = torch.autograd.grad(task.loss(2 * x_BC, batch[1]), x_BC)
     module.same.register_forward_pre_hook(lambda _, args: (args[0] + 0 * module.linear.weight.sum(),))
-    (found,) = slopes(module, weights, ("same",), task, iter([batch]))
+    (found,) = slopes(module, Wanted(weights=weights, inputs=("same",)), task, [batch])
     assert torch.allclose(found.inputs["same"], (x_BC * slope_BC).sum(0), atol=1e-6)
     assert len(module.same._forward_pre_hooks) == 1
 
@@ -161,8 +161,11 @@ def test_nothing_is_left_behind():
     module.bn1.eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     groups = trace_groups(module, model.input.example(), is_verified=False)
-    stats = gather(module, groups, ("weight", "gate"), task, num_batches=2, batch_size=8)
-    stats["conv1"].weight_parts[0].values.zero_()
+    stats = gather(module, groups, NEEDS, task, num_batches=2, batch_size=8)
+    for parts in (stats["conv1"].weight_parts, stats["conv1"].folded_parts):
+        for part in parts:
+            part.values.zero_()
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
     assert module.bn2.training
@@ -176,8 +179,13 @@ def test_only_what_was_declared_can_be_read():
     stats = gather(model.module, groups, ("weight",))["conv1"]
     with pytest.raises(UndeclaredReadError, match="'gate' of conv1"):
         _ = stats.gate_parts
-    with pytest.raises(ValueError, match="name a task"):
-        gather(model.module, groups, ("gate",))
+    for need in sorted(set(NEEDS) - {"weight", "folded"}):
+        with pytest.raises(ValueError, match=f"'{need}' and needs data: name a task"):
+            gather(model.module, groups, (need,))
+    with pytest.raises(AssertionError, match="no statistic 'wait'"):
+        gather(model.module, groups, ("wait",))
+    with pytest.raises(TypeError, match="num_batch"):
+        gather(model.module, groups, ("weight",), num_batch=3)
 
 
 def test_same_seed_same_inputs():

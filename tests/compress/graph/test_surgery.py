@@ -172,3 +172,52 @@ def test_every_type_of_layer() -> None:
 
 def test_zero_leaves_layers_without_weights_alone() -> None:
     zero(nn.BatchNorm2d(3, affine=False), "out", torch.tensor([0]))
+
+
+def test_each_group_of_a_convolution_keeps_its_own() -> None:
+    x_BCHW, layer = torch.randn(2, 8, 5, 5), nn.Conv2d(8, 6, 3, groups=2)
+    smaller = cut(nn.Sequential(layer), plan_for(in_=[0, 3, 5, 6], out=[1, 2, 3, 5]))[0]
+    assert (smaller.in_channels, smaller.out_channels, smaller.groups) == (4, 4, 2)
+    with torch.no_grad():
+        zeroed = x_BCHW.clone()
+        zeroed[:, [1, 2, 4, 7]] = 0
+        assert torch.allclose(smaller(x_BCHW[:, [0, 3, 5, 6]]), layer(zeroed)[:, [1, 2, 3, 5]], atol=1e-6)
+        zero(layer, "in", torch.tensor([1, 2, 4, 7]))
+        assert torch.allclose(smaller(x_BCHW[:, [0, 3, 5, 6]]), layer(x_BCHW)[:, [1, 2, 3, 5]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.LayerNorm(6), torch.randn(2, 3, 6)),
+        (nn.GroupNorm(2, 6), torch.randn(2, 6, 4, 4)),
+        (nn.LayerNorm(6, elementwise_affine=False), torch.randn(2, 3, 6)),
+    ],
+)
+def test_a_masked_norm_leaves_channels_out_of_its_statistics(layer: nn.Module, x: torch.Tensor) -> None:
+    kept, dim = [0, 1, 4, 5], -1 if isinstance(layer, nn.LayerNorm) else 1
+    smaller = cut(nn.Sequential(layer), plan_for(out=kept))
+    zero(layer, "out", torch.tensor([2, 3]))
+    with torch.no_grad():
+        assert torch.equal(
+            layer(x).index_select(dim, torch.tensor(kept)), smaller(x.index_select(dim, torch.tensor(kept)))
+        )
+        assert not layer(x).index_select(dim, torch.tensor([2, 3])).any()
+
+
+def test_a_parameter_is_cut_along_one_dimension() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.arange(6.0).view(1, 3, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale
+
+    plan = {"kind": "cut", "dropped": [], "layers": {"": {"scale.1": [0, 2]}}}
+    smaller = cut(Scaled().requires_grad_(False), plan)
+    assert smaller.scale.tolist() == [[[0.0, 1.0], [4.0, 5.0]]]
+    assert not smaller.scale.requires_grad
+    for axis in ("scale.3", "other.0"):
+        with pytest.raises(ValueError, match="has no parameter"):
+            check_plan(Scaled(), {"kind": "cut", "dropped": [], "layers": {"": {axis: [0]}}})

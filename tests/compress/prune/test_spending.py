@@ -8,16 +8,15 @@ from compress.core.budget import Budget, Cost, Infeasible
 from compress.graph.cost_model import CostModel
 from compress.graph.groups import trace_groups
 from compress.prune.allocators import ALLOCATORS
-from compress.prune.spending import countable, limits_at, spending
+from compress.prune.spending import limits_at, spending, steerable
 
 
-def test_only_what_can_be_counted():
-    assert countable("macs=0.5, params=0.4").macs == 0.5
-    for name in ("latency_ms", "size_bytes", "peak_memory_bytes"):
-        with pytest.raises(ValueError, match=f"cannot be steered by {name} yet"):
-            countable(f"{name}=0.5")
+def test_only_what_can_be_foreseen():
+    assert steerable("macs=0.5, latency_ms=0.4").latency_ms == 0.4
+    with pytest.raises(ValueError, match="cannot be steered by peak_memory_bytes"):
+        steerable("peak_memory_bytes=0.5")
     with pytest.raises(ValueError, match="Did you mean 'macs'"):
-        countable("mac=0.5")
+        steerable("mac=0.5")
 
 
 def test_limits_go_from_the_start_to_the_target():
@@ -39,7 +38,7 @@ def test_two_limits_hold_at_once():
     model, scores = counted()
     limits = {"macs": 0.7 * model.macs({}), "params": 0.4 * model.params({})}
     cost, limit = spending(model, limits)
-    kept = ALLOCATORS.bind("uniform")(scores, cost, limit)
+    kept = ALLOCATORS.bind("uniform")(scores, cost, limit, None)
     assert limit == 1.0
     assert model.macs(kept) <= limits["macs"]
     assert model.params(kept) <= limits["params"]
@@ -54,7 +53,7 @@ def test_two_limits_that_cannot_hold_are_named_in_their_own_units(name):
     smallest = {"macs": model.macs(one), "params": model.params(one)}
     limits = {"macs": 2 * smallest["macs"], "params": 0.5 * smallest["params"]}
     with pytest.raises(Infeasible) as caught:
-        ALLOCATORS.bind(name, min_kept_ratio=0.0)(scores, *spending(model, limits))
+        ALLOCATORS.bind(name, min_kept_ratio=0.0, round_to=1)(scores, *spending(model, limits), lambda kept: 0.0)
     error = caught.value
     assert (error.what, error.limit, error.smallest) == ("params", limits["params"], smallest["params"])
     assert str(error).startswith(

@@ -3,9 +3,9 @@ import itertools
 import pytest
 
 from compress.core.budget import Infeasible, RelativeBudget
+from compress.core.journal import Journal
 from compress.measure.costs import cost_of
 from compress.search.inheritance import Inheritance
-from compress.search.journal import Journal
 from compress.search.projection import Projection
 from compress.search.proposals import opening
 from compress.search.spaces import cuts  # noqa: F401

@@ -10,19 +10,21 @@ from compress.core.model import Model
 from compress.core.stage import STAGES, Entry, StageCall
 from compress.measure import cost_of
 from compress.stages.prune import PruneConfig, prune
+from compress.stages.sensitivity import SensitivityConfig, sensitivity
 from compress.train.scoring import accuracy
 from tests.toys import toy_entry, toy_model, toy_task
 
 
-def run(tmp_path, reference=None, model=None, **options):
-    parents = {"model": toy_entry(model)} | ({"reference": reference} if reference else {})
+def run(tmp_path, reference=None, model=None, sensitivity=None, **options):
+    roles = {"model": toy_entry(model), "reference": reference, "sensitivity": sensitivity}
+    parents = {role: entry for role, entry in roles.items() if entry is not None}
     config = PruneConfig(**({"epochs": 0, "batch_size": 16} | options))
     return prune(StageCall(config=config, parents=parents, scratch=tmp_path, optional_task=toy_task()))
 
 
 def test_default_configuration_is_empty():
     assert PruneConfig().as_json() == {}
-    assert STAGES["prune"].extra["optional_roles"] == ("reference",)
+    assert STAGES["prune"].extra["optional_roles"] == ("reference", "sensitivity")
 
 
 def test_the_report_and_the_model(tmp_path):
@@ -101,8 +103,57 @@ def test_without_recalibration_nothing_is_recalibrated(tmp_path):
 def test_an_impossible_budget_says_what_is_possible(tmp_path):
     with pytest.raises(Infeasible, match=r"no model fits macs .* smallest reachable is"):
         run(tmp_path, budget="macs=0.0001")
-    with pytest.raises(ValueError, match="cannot be steered by latency_ms yet"):
-        PruneConfig(budget="latency_ms=0.5")
+    with pytest.raises(ValueError, match="cannot be steered by peak_memory_bytes"):
+        PruneConfig(budget="peak_memory_bytes=0.5")
+
+
+def test_blocks_and_channels_stand_in_one_ranking(tmp_path):
+    options = {"criterion": "taylor", "normalizer": "none", "allocator": "worth_per_cost"}
+    only = run(tmp_path / "blocks", units="blocks", budget="macs=0.4", **options)
+    assert only.report["dropped"] == ["block"]
+    assert only.report["kept"] == {"conv1": [8, 8], "block.conv1": [0, 8], "conv2": [16, 16]}
+    assert only.report["layers"]["block.conv1"] == [0, 8]
+    with pytest.raises(Infeasible, match="smallest reachable"):
+        run(tmp_path / "more", units="blocks", budget="macs=0.1", **options)
+    both = run(tmp_path / "both", units="channels and blocks", budget="macs=0.2", **options)
+    assert both.report["cost"]["macs"] <= 0.2 * both.report["cost_before"]["macs"]
+    both.model.save(tmp_path / "model")
+    loaded, x_BCHW = Model.load(tmp_path / "model"), toy_model().input.example()
+    assert torch.equal(loaded(x_BCHW), both.model(x_BCHW))
+
+
+def test_a_latency_limit_is_kept_from_below_and_measured_once(tmp_path):
+    options = {"budget": "latency_ms=0.9", "units": "channels and blocks", "latency_rounds": 5, "latency_batch": 512}
+    options |= {"allocator": {"name": "latency_knapsack", "round_to": 2}, "criterion": "taylor"}
+    first = run(tmp_path, **options)
+    spent = [row["spent"] for row in first.report["cuts"][-1]["tries"]]
+    assert min(spent) <= 1
+    assert first.report["limits"] == {"latency_ms": 0.9}
+    assert first.report["cost"]["macs"] < first.report["cost_before"]["macs"]
+    again = run(tmp_path, **options)
+    assert again.report["cuts"] == first.report["cuts"]
+
+
+def test_a_size_limit_is_kept_from_below(tmp_path):
+    report = run(tmp_path, budget="size_bytes=0.6").report
+    assert 0.5 * report["cost_before"]["size_bytes"] < report["cost"]["size_bytes"]
+    assert report["cost"]["size_bytes"] <= 0.6 * report["cost_before"]["size_bytes"]
+
+
+def test_fine_tuning_may_follow_the_model_before_the_cut(tmp_path):
+    plain = run(tmp_path / "a", max_steps=6, allocator="global")
+    taught = run(tmp_path / "b", max_steps=6, allocator="global", loss="logits")
+    assert plain.report["kept"] == taught.report["kept"]
+    assert plain.report["fits"][0]["history"] != taught.report["fits"][0]["history"]
+    with pytest.raises(ValueError, match="compares channel by channel"):
+        run(tmp_path / "c", max_steps=6, loss="stage_features")
+
+
+def test_a_penalty_takes_its_share_of_the_fine_tuning_in_front_of_the_cut(tmp_path):
+    result = run(tmp_path, max_steps=10, sparsity="group_lasso", sparsity_share=0.4)
+    assert [fit["num_steps"] for fit in result.report["fits"]] == [4, 6]
+    with pytest.raises(ValueError, match="has no effect"):
+        PruneConfig(sparsity="group_lasso")
 
 
 @pytest.mark.parametrize("allocator", ["uniform", "global"])
@@ -119,7 +170,7 @@ def test_pieces_are_chosen_by_name(tmp_path, allocator, criterion):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"score_batches": 0}, "at least 1 batch"),
+        ({"score_batches": 0}, "must be 1 or more; 16 is usual"),
         ({"recalibrate_batches": -1}, "recalibrate_batches=-1"),
         ({"budget": "macs=half"}, "macs=NUMBER"),
         ({"budget": ""}, "empty budget"),
@@ -134,3 +185,42 @@ def test_senseless_configurations_are_refused_before_anything_runs(wrong, messag
 def test_two_limits_out_of_reach_are_both_reported(tmp_path):
     with pytest.raises(Infeasible, match=r"params <= 2.507 and macs <= 48,408: .* has params = 64 and macs = 2,022\."):
         run(tmp_path, budget="macs=0.5,params=0.001")
+
+
+def test_curves_that_were_measured_save_an_allocator_its_trials(tmp_path):
+    judged = {"recalibrate_batches": 4, "validation_limit": 1000, "batch_size": 16}
+    measured = sensitivity(
+        StageCall(
+            config=SensitivityConfig(ratios=(0.75, 0.5, 0.25), **judged),
+            parents={"model": toy_entry()},
+            scratch=tmp_path,
+            optional_task=toy_task(),
+        )
+    )
+    curves = Entry(ref="sensitivity-0", report={}, files=measured.files)
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines()
+    options = {"allocator": {"name": "sensitivity", "min_kept_ratio": 0.25}, "budget": "macs=0.5"}
+    (tmp_path / "prune").mkdir()
+    helped = run(tmp_path / "prune", sensitivity=curves, **options)
+    assert len(lines) == 11
+    assert not (tmp_path / "prune" / "trials.jsonl").exists()
+    (tmp_path / "alone").mkdir()
+    assert run(tmp_path / "alone", **options).report["kept"] == helped.report["kept"]
+    with pytest.raises(ValueError, match=r"num_batches 4 \(here 3\)"):
+        run(tmp_path / "prune", sensitivity=curves, trial_batches=3, **options)
+
+
+def test_layers_are_converted_where_that_is_faster(tmp_path):
+    options = {"conversion": "depthwise", "conversion_share": 0.5, "max_steps": 8, "latency_batch": 256}
+    result = run(tmp_path, budget="macs=0.9", latency_rounds=5, **options)
+    report = result.report["conversion"]
+    assert report["num_converted"] == sum(row["is_converted"] for row in report["layers"].values())
+    assert all("reason" in row or row["is_converted"] for row in report["layers"].values())
+    assert result.report["validation_accuracy"] == accuracy(result.model.module, toy_task(), "validation")
+    result.model.save(tmp_path / "model")
+    loaded, x_BCHW = Model.load(tmp_path / "model"), toy_model().input.example()
+    assert torch.equal(loaded(x_BCHW), result.model(x_BCHW))
+    with pytest.raises(ValueError, match="name a conversion"):
+        PruneConfig(conversion_share=0.5)
+    with pytest.raises(ValueError, match="leave no fine-tuning"):
+        PruneConfig(conversion="depthwise", conversion_share=0.5, sparsity="group_lasso", sparsity_share=0.5)

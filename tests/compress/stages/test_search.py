@@ -130,7 +130,8 @@ def test_latency_is_measured_against_the_reference(tmp_path):
 
 def test_without_a_feasible_trial_the_smallest_candidate_is_taken(tmp_path, monkeypatch):
     """The clock tells a candidate apart by its dropped block alone, and no proposal may drop it."""
-    from compress.search import clock, projection
+    from compress.measure import clock
+    from compress.search import projection
 
     def measure(self, model):
         is_small = cost_of(model).params < 700

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from compress.search.journal import Journal
+from compress.core.journal import Journal
 
 
 def refuse():

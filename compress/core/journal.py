@@ -1,4 +1,4 @@
-"""Journal: what a search has found out so far, kept across a kill."""
+"""Journal: what a stage has found out so far, kept across a kill."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class Journal:
-    """A file of JSON lines, one a finding, each written to the disk before the search goes on.
+    """A file of JSON lines, one a finding, each written to the disk before the work goes on.
 
-    A search that is started again proposes the same candidates, because strategies are seeded; what the
+    Work that is started again asks the same questions, because everything random is seeded; what the
     journal holds is answered from it, so nothing is evaluated twice and measured times stay what they were.
     """
 

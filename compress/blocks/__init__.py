@@ -1,0 +1,1 @@
+"""Layers that conversions put into a network."""

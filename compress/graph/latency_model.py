@@ -1,0 +1,76 @@
+"""What a network's latency would be with some channels and blocks gone, from a table, without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from compress.graph.cost_model import CostModel
+from compress.graph.units import is_inside
+from compress.measure.latency_table import LatencyTable, layer_kinds, widths_of
+
+
+def snapped(count: int, whole: int) -> int:
+    """Return the width at which the table is read for `count` channels of a layer that has `whole`.
+
+    Runtimes compute in tiles of channels, so a width between two multiples of 8 costs about what the next one does.
+    Wide layers are read on a coarser grid of at most an eighth of the width.
+
+    >>> snapped(9, 64), snapped(64, 64), snapped(3, 3), snapped(260, 512)
+    (16, 64, 3, 288)
+    """
+    step = 8
+    while step * 16 <= count:
+        step *= 2
+    return min(whole, -(-count // step) * step)
+
+
+class LatencyModel:
+    """Milliseconds as a function of what is kept: the sum of the layers' times, scaled to whole networks.
+
+    latency_ms = floor_ms + scale · Σ layers. `calibrate` fits both to networks that were measured.
+    """
+
+    def __init__(self, module: nn.Module, counts: CostModel, x_BCHW: Tensor, table: LatencyTable) -> None:
+        self._counts, self._table = counts, table
+        self._kinds = layer_kinds(module, x_BCHW)
+        self._whole = {path: (in_, out) for path, in_, out in widths_of(module)}
+        self.scale, self.floor_ms = 1.0, 0.0
+
+    def __call__(self, kept: Mapping[str, Tensor], dropped: Sequence[str] = ()) -> float:
+        """Return the latency in milliseconds; groups without a mask stay whole."""
+        return self.floor_ms + self.scale * self.layers_ms(kept, dropped)
+
+    def layers_ms(self, kept: Mapping[str, Tensor], dropped: Sequence[str] = ()) -> float:
+        """Return the sum over the layers that the table holds, not scaled."""
+        widths = self._counts.widths(kept)
+        total = 0.0
+        for path, kinds in self._kinds.items():
+            if path not in widths or is_inside(path, list(dropped)):
+                continue
+            whole_in, whole_out = self._whole[path]
+            in_, out = widths[path]
+            out = snapped(out, whole_out)
+            in_ = snapped(in_, whole_in) if in_ > 1 or whole_in == 1 else max(1, out * whole_in // whole_out)
+            total += sum(self._table.layer_ms(kind, in_, out) for kind in kinds)
+        return total
+
+    def calibrate(self, layers_ms: Sequence[float], measured_ms: Sequence[float]) -> None:
+        """Fit scale and floor to networks whose latency was measured, by least squares of the relative errors.
+
+        With one network alone, or when the fit has no sense, the floor is 0.
+
+        Args:
+            layers_ms: Sums of layers of each network.
+            measured_ms: What each took.
+        """
+        sums_N, times_N = np.asarray(layers_ms, float), np.asarray(measured_ms, float)
+        if len(sums_N) > 1:
+            design_N2 = np.stack([sums_N, np.ones_like(sums_N)], 1) / times_N[:, None]
+            scale, floor_ms = np.linalg.lstsq(design_N2, np.ones_like(times_N), rcond=None)[0]
+            if scale > 0 and floor_ms >= 0:
+                self.scale, self.floor_ms = float(scale), float(floor_ms)
+                return
+        self.scale, self.floor_ms = float(np.mean(times_N / sums_N)), 0.0

@@ -1,0 +1,241 @@
+"""Allocators at equal measured latency, and Torch-Pruning's pruner tuned to the same latency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from compress.core.model import Model
+from compress.core.stage import Entry
+from compress.core.task import Task
+from compress.measure.clock import Clock
+from compress.measure.runtimes import RUNTIMES
+from compress.prune.allocators import ALLOCATORS
+from compress.run import task_of
+from compress.studies import Bench, Cell, Study, Table, Verdict
+from compress.studies.statistics import best_of, comparison, estimate
+from studies.charts import Dot, dots_chart
+from studies.protocol import (
+    RECOVERY,
+    RESNET56,
+    costs,
+    data_of,
+    pruned_by_stage,
+    recovery,
+    seeded_cells,
+    start_of,
+    store_of,
+)
+from studies.tables import by_mean, factor, markdown, percent, speeds, spoken
+from studies.torch_pruning_side import Way, cut_by_torch_pruning
+
+THEIRS, BASELINE = "tp_", "uniform"
+BASE: dict[str, Any] = {
+    **RESNET56,
+    **RECOVERY,
+    "options": {
+        "criterion": "taylor",
+        "normalizer": "none",
+        "runtime": "onnxruntime",
+        "batch_size": 128,
+        "max_steps": 157,
+        "latency_rounds": 20,
+    },
+    "score_batches": 16,
+    "test_limit": 0,
+    "rounds": 40,
+}
+#: Rows of ours beside one for each allocator: whole blocks in the ranking, and the unpruned model as the teacher.
+WITH_BLOCKS: dict[str, Any] = {"allocator": "latency_knapsack", "units": "channels and blocks"}
+TAUGHT: dict[str, Any] = {**WITH_BLOCKS, "loss": "logits"}
+SPEEDS = (1.6, 2.0)
+LATENCY_BATCHES = (1, 64)
+IMPORTANCES = ("magnitude", "taylor", "geometric_median")
+#: Measurements in which Torch-Pruning's share of multiply-adds is searched that is as fast as it has to be.
+NUM_TRIES = 7
+
+
+def quick() -> Iterator[Cell]:
+    """Twice as fast at batch 1: four rows, one seed, one learning rate, 2,000 test images."""
+    options = {**BASE["options"], "latency_rounds": 8, "score_batches": 8}
+    base = {**BASE, "options": options, "rates": [0.05], "test_limit": 2000, "rounds": 10, "score_batches": 8}
+    yield from grid(
+        base,
+        ours={BASELINE: {"allocator": BASELINE}, "latency_knapsack": WITH_BLOCKS},
+        theirs=("taylor",),
+        aims=((2.0, 1),),
+        seeds=(0,),
+    )
+
+
+def full() -> Iterator[Cell]:
+    """All allocators at 1.6 and 2 times the speed, at batch 1 and 64, three seeds."""
+    ours = {name: {"allocator": name} for name in ALLOCATORS}
+    ours |= {"with_blocks": WITH_BLOCKS, "with_blocks_and_teacher": TAUGHT}
+    aims = tuple((speed, batch) for speed in SPEEDS for batch in LATENCY_BATCHES)
+    yield from grid(BASE, ours=ours, theirs=IMPORTANCES, aims=aims, seeds=(0, 1, 2))
+
+
+def grid(
+    base: Mapping[str, Any],
+    *,
+    ours: Mapping[str, Mapping[str, Any]],
+    theirs: Sequence[str],
+    aims: Sequence[tuple[float, int]],
+    seeds: Sequence[int],
+) -> Iterator[Cell]:
+    """Yield our allocators and their importances for every speed and batch."""
+    for speed, batch in aims:
+        aim = {"speed": speed, "batch": batch}
+        for name, own in ours.items():
+            options = {**base["options"], **own, "budget": f"latency_ms={1 / speed:.4g}", "latency_batch": batch}
+            yield from seeded_cells(_name(name, speed, batch), {**base, "options": options, "aim": aim}, seeds)
+        for name in theirs:
+            settings = {**base, "importance": name, "aim": aim}
+            yield from seeded_cells(_name(f"{THEIRS}{name}", speed, batch), settings, seeds)
+
+
+def _name(name: str, speed: float, batch: int) -> str:
+    return f"{name}={speed:g}x,b{batch}"
+
+
+def run(cell: Cell, bench: Bench) -> dict[str, Any]:
+    """Prune by the stage under a latency budget; or by Torch-Pruning to the multiply-adds that are as fast."""
+    if "importance" not in cell.settings:
+        return pruned_by_stage(cell, bench)
+    settings = cell.settings
+    task = task_of(settings["task"])
+    start = store_of(bench).get(start_of(bench, settings, task)).model
+    rates = [earlier["rate"] for earlier in bench.found.values()] or settings["rates"]
+    known = [earlier["found"] for earlier in bench.found.values()]
+    found = known[0] if known else bench.once("share", lambda: _share(cell, bench, start, task))
+    cut = _cut(cell, start, task, found["share"], found["way"])
+    final, judged = recovery(bench, cut, task, settings, seed=cell.seed, rates=rates)
+    size = bench.once("costs", lambda: costs(start, final, rounds=settings["rounds"]))
+    return {**judged, **size, "found": found, "dropped": 0}
+
+
+def _cut(cell: Cell, start: Model, task: Task, share: float, way: Mapping[str, Any]) -> Model:
+    sizes = {"batches": cell.settings["score_batches"], "batch_size": cell.settings["batch_size"]}
+    return cut_by_torch_pruning(start, task, cell.settings["importance"], share, Way(**way), **sizes, seed=cell.seed)
+
+
+def _share(cell: Cell, bench: Bench, start: Model, task: Task) -> dict[str, Any]:
+    """Return the largest share of multiply-adds that is fast enough, over both reaches, and which reach it has."""
+    aim = cell.settings["aim"]
+    best: dict[str, Any] = {"share": 0.0, "way": asdict(Way())}
+    runtime, rounds = RUNTIMES.bind("onnxruntime"), cell.settings["options"]["latency_rounds"]
+    with Clock.against(Entry.of(start), runtime, batch=aim["batch"], rounds=rounds) as clock:
+        for reach in ("all", "inside"):
+            way = asdict(Way(reach=reach))
+            low, high = 0.0, 1.0
+            for number in range(NUM_TRIES):
+                share = (low + high) / 2
+                time = partial(_time, cell, start, task, clock, share, way)
+                spent = bench.once(f"time-{reach}-{number}", time)
+                low, high = (share, high) if spent is not None and spent <= 1 / aim["speed"] else (low, share)
+                if spent is None:
+                    break
+            if low > best["share"]:
+                best = {"share": low, "way": way}
+    if not best["share"]:
+        raise ValueError(f"Torch-Pruning reaches no network that is {aim['speed']:g} times as fast.")
+    return best
+
+
+def _time(cell: Cell, start: Model, task: Task, clock: Clock, share: float, way: Mapping[str, Any]) -> float | None:
+    """Return the latency in parts of the uncut network's; None where nothing so small can be reached."""
+    try:
+        return float(clock.measure(_cut(cell, start, task, share, way))["ratio"])
+    except ValueError:
+        return None
+
+
+def conclude(table: Table) -> Verdict:
+    """At each speed, compare our best with their best and every allocator with the uniform one."""
+    sentences: list[str] = []
+    ideas: dict[str, str] = {}
+    for tail in _aims(table):
+        tuned = {name: table.values(name, "test.tuned") for name in table.names if name.endswith(tail)}
+        judged = {name: table.values(name, "validation.tuned") for name in tuned}
+        where = f"at {_said(tail)}"
+        ours = {name: values for name, values in judged.items() if not name.startswith(THEIRS)}
+        theirs = {name: values for name, values in judged.items() if name.startswith(THEIRS)}
+        if ours and theirs:
+            a, b = best_of(ours), best_of(theirs)
+            sentences.append(comparison(spoken(a), tuned[a], spoken(b), tuned[b], where=where))
+        base = f"{BASELINE}{tail}"
+        for name in ours:
+            if base in ours and name != base and set(tuned[name]) & set(tuned[base]):
+                sentences.append(comparison(spoken(name), tuned[name], spoken(base), tuned[base], where=where))
+                allocator = name.partition("=")[0]
+                idea = ALLOCATORS[allocator].idea if allocator in ALLOCATORS else "A5"
+                ideas[idea] = sentences[-1]
+    if not sentences:
+        return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
+    headline = sentences[0][:1].upper() + sentences[0][1:]
+    ideas.pop("", None)
+    return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=ideas)
+
+
+def _aims(table: Table) -> list[str]:
+    """Return the ends of names, one for each speed and batch, in the order of the cells."""
+    return list(dict.fromkeys(f"={name.partition('=')[2]}" for name in table.names))
+
+
+def _said(tail: str) -> str:
+    """Return the aim in words.
+
+    >>> _said("=2x,b64")
+    '2x the speed (batch 64)'
+    """
+    speed, _, batch = tail.removeprefix("=").partition(",b")
+    return f"{speed} the speed (batch {batch})"
+
+
+def _markdown(table: Table) -> str:
+    head = ("", "wanted", "fine-tuned", "faster, batch 1", "batch 64", "MACs", "speed ÷ MACs", "blocks gone", "rate")
+    lines = []
+    for tail in _aims(table):
+        names = [name for name in table.names if name.endswith(tail)]
+        batch = tail.partition(",b")[2]
+        for name in by_mean({name: table.values(name, "test.tuned") for name in names}):
+            row = table.of(name)[0]
+            yields = fmean(
+                table.values(name, f"faster.onnxruntime, batch {batch}.value")[seed] / macs
+                for seed, macs in table.values(name, "macs").items()
+            )
+            own = percent(table, name, "test.tuned")
+            end = (factor(table, name, "macs"), f"{yields:.2f}", f"{row['dropped']:g}", f"{row['rate']:g}")
+            lines.append((spoken(name), _said(tail), own, *speeds(table, name), *end))
+    return f"Test accuracy in %, mean ± 95 % interval over seeds.\n\n{markdown(head, lines)}"
+
+
+def figures(table: Table) -> dict[str, str]:
+    """Draw the accuracy after fine-tuning, one figure a speed and batch."""
+    found = {}
+    for tail in _aims(table):
+        dots = []
+        names = [name for name in table.names if name.endswith(tail)]
+        for name in by_mean({name: table.values(name, "test.tuned") for name in names}):
+            one = estimate(list(table.values(name, "test.tuned").values()))
+            kind = "int8" if name.startswith(THEIRS) else "teacher" if name.startswith(BASELINE) else "student"
+            half = None if one.half is None else 100 * one.half
+            dots.append(Dot(label=spoken(name), kind=kind, value=100 * one.mean, half=half))
+        name = tail.removeprefix("=").replace(",", "-")
+        found[name] = dots_chart(f"Fine-tuned, at {_said(tail)}", "test accuracy, %", dots)
+    return found
+
+
+STUDY = Study(
+    title="How much should each layer lose, if what counts is measured latency?",
+    ideas=("A5", "C1", "D1", "D2", "D7"),
+    presets={"quick": quick, "full": full},
+    run=run,
+    conclude=conclude,
+    figures=figures,
+    data=data_of,
+)

@@ -1,0 +1,1 @@
+"""Questions answered with numbers. `secateur study` runs them; nothing imports this package."""
