@@ -214,9 +214,11 @@ def _conclude(watch: Watch, workspace: Path, console: Console, tracking_uri: str
     console.print(f"{len(watch.steps)} tasks in {seconds:.0f} s, {reused} reused")
     for step in watch.of("report"):
         console.print(f"report    {step.facts['path']}", markup=False)
+    program = f"{Path(sys.executable).parent}{os.sep}"
+    console.print(f"entries   {program}secateur show NAME --store {workspace / 'store'}", markup=False, soft_wrap=True)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace / 'mlflow.db'}"
     command = ui_command(uri)
-    program = f"{Path(sys.executable).parent}{os.sep}" if command.startswith("mlflow ") else ""
+    program = program if command.startswith("mlflow ") else ""
     console.print(f"MLflow    {program}{command}", markup=False)
 
 

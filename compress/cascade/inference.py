@@ -75,9 +75,17 @@ class RoutedSession:
         self.name, self.device, self.num_threads, self.size_bytes = like.name, like.device, like.num_threads, 0
 
     def infer(self, x_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits (B, num_classes), float32, for inputs (B, C, H, W); the large network runs when needed."""
-        with torch.inference_mode():
-            return self._router(self._small, self._large, torch.from_numpy(x_BCHW)).logits_BC.float().numpy()
+        """Return logits (B, num_classes), float32, for inputs (B, C, H, W); the large network runs when needed.
+
+        The routing itself runs in torch, with as many threads as the networks have.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.num_threads)
+        try:
+            with torch.inference_mode():
+                return self._router(self._small, self._large, torch.from_numpy(x_BCHW)).logits_BC.float().numpy()
+        finally:
+            torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, kw_only=True)

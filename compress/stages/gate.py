@@ -90,7 +90,7 @@ class Check:
         }
 
 
-@STAGES.register("gate", config=GateConfig, roles=("evaluation",), version=2)
+@STAGES.register("gate", config=GateConfig, roles=("evaluation",), version=3)
 def gate(call: StageCall) -> StageResult:
     """Hold the evaluation against accuracy, speed and parity limits.
 
@@ -99,7 +99,7 @@ def gate(call: StageCall) -> StageResult:
     bootstrap's losses. Speed: the lower end of the paired speed-up's 95 % interval.
 
     A failed gate is a result, not an error: the report says `passed: false` and why. INT8 and cascade
-    are extras: when they lose too much, or the cascade costs no less than the teacher, they are demoted,
+    are extras: when they lose too much, or the cascade is no cheaper or faster than the teacher, they are demoted,
     and the gate stays as the student left it.
 
     Args:
@@ -127,8 +127,12 @@ def gate(call: StageCall) -> StageResult:
         checks.append(check)
         status[name] = "accepted" if check.is_passed else "demoted"
     if "cascade" in correct_N:
-        checks.append(cost_check(ratios["cascade"]["macs"]))
-        if not checks[-1].is_passed:
+        found = [
+            cost_check(ratios["cascade"]["macs"]),
+            speedup_check(ratios["cascade"], config.speedup_runtime, 1.0, artifact="cascade"),
+        ]
+        checks += found
+        if not all(check.is_passed for check in found):
             status["cascade"] = "demoted"
     is_passed = all(check.is_passed for check in checks if check.is_binding)
     report = {
@@ -194,29 +198,40 @@ def accuracy_check(
     )
 
 
-def speedup_check(ratios: Mapping[str, Any], runtime: str, limit: float) -> Check:
-    """Ask whether the student is faster by `limit` even at the lower end of the paired interval."""
-    key = f"latency/{runtime}"
+def speedup_check(ratios: Mapping[str, Any], runtime: str, limit: float, *, artifact: str = "student") -> Check:
+    """Ask whether an artifact is faster by `limit` even at the lower end of the paired interval.
+
+    Args:
+        ratios: Of the teacher's cost to the artifact's, as `evaluate` reports them.
+        runtime: Where it counts: runtime/bBATCH.
+        limit: Smallest speed-up.
+        artifact: "student", for which the check closes the gate, or an extra, which is demoted.
+    """
+    key, is_binding = f"latency/{runtime}", artifact == "student"
+    name = "speedup" if is_binding else f"{artifact}_speedup"
+    demoted = "" if is_binding else f", so {artifact} is demoted"
     if key not in ratios:
         known = sorted(name.removeprefix("latency/") for name in ratios if name.startswith("latency/"))
         reason = (
-            f"The speed-up in {runtime} was not measured, so it cannot be granted; measured: "
+            f"The {artifact}'s speed-up in {runtime} was not measured, so it cannot be granted{demoted}; measured: "
             f"{', '.join(known) or 'none'}. Set speedup_runtime to one of these, or measure it in `evaluate`."
         )
-        return Check(name="speedup", value=None, limit=limit, is_passed=False, reason=reason)
+        return Check(name=name, value=None, limit=limit, is_passed=False, reason=reason, is_binding=is_binding)
     ratio = ratios[key]
     is_passed = ratio["low"] >= limit
     reason = (
-        f"In {runtime} the student is {ratio['value']:.2f} times as fast as the teacher, 95 % interval "
-        f"{ratio['low']:.2f} to {ratio['high']:.2f}; the lower end {_against(is_passed, 'at least')} {limit:.2f}."
+        f"In {runtime} the {artifact} is {ratio['value']:.2f} times as fast as the teacher, 95 % interval "
+        f"{ratio['low']:.2f} to {ratio['high']:.2f}; the lower end {_against(is_passed, 'at least')} {limit:.2f}"
+        f"{'' if is_passed else demoted}."
     )
     return Check(
-        name="speedup",
+        name=name,
         value=ratio["value"],
         limit=limit,
         is_passed=is_passed,
         reason=reason,
         interval=(ratio["low"], ratio["high"]),
+        is_binding=is_binding,
     )
 
 
@@ -231,7 +246,8 @@ def cost_check(macs_ratio: float) -> Check:
         f"The cascade is expected to need {1 / macs_ratio:.2f} times the teacher's multiply-adds; it "
         f"{_against(is_passed, 'less than')} 1{'' if is_passed else ', so cascade is demoted'}."
     )
-    return Check(name="cascade_cost", value=macs_ratio, limit=1.0, is_passed=is_passed, reason=reason, is_binding=False)
+    share = 1 / macs_ratio
+    return Check(name="cascade_cost", value=share, limit=1.0, is_passed=is_passed, reason=reason, is_binding=False)
 
 
 def parity_check(parity: Mapping[str, Any], limit: float) -> Check:

@@ -49,6 +49,9 @@ def test_the_examples_run(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "accuracy_tuned" in done.stdout
     assert "files/model.onnx" in done.stdout
+    printed = done.stdout
     done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "ResNetCifar" in done.stdout
+    ref, accuracy_cut = done.stdout.split()
+    assert ref in printed, "the example in Python gives the entry of the one in the shell"
+    assert 0 < float(accuracy_cut) <= 1

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from compress.cascade.confidences import CONFIDENCES
-from compress.cascade.inference import Router, cascade_logits
+from compress.cascade.inference import RoutedSession, Router, cascade_logits
 from compress.core.registry import UnknownName
 
 #: Margin scores of the small network on inputs 0..3: about 0, 1, 0.25, 0.9.
@@ -87,3 +87,24 @@ def test_a_cascade_that_names_no_weights_is_refused():
     del data["digests"]
     with pytest.raises(ValueError, match="run stage cascade again"):
         Router.from_json(data)
+
+
+def test_a_timed_cascade_has_the_threads_of_its_networks():
+    seen = []
+
+    def noting(x):
+        seen.append(torch.get_num_threads())
+        return small(x)
+
+    class Like:
+        name, device, num_threads = "onnxruntime", "cpu", 1
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        router = Router(small="s", large="l", digests=("", ""), confidence=MARGIN, threshold=0.5)
+        RoutedSession(router, noting, Large(), Like()).infer(X.numpy())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]

@@ -13,7 +13,7 @@ def flags(num_wrong):
     return np.array([0] * num_wrong + [1] * (NUM - num_wrong), dtype=np.uint8)
 
 
-def run(tmp_path, wrong=None, speedup=(2.0, 1.8, 2.2), max_abs=1e-5, cascade_ratio=1.6, **options):
+def run(tmp_path, wrong=None, speedup=(2.0, 1.8, 2.2), max_abs=1e-5, cascade_ratio=1.6, cascade_low=1.2, **options):
     wrong = {"teacher": 4, "student": 5} | (wrong or {})
     path = tmp_path / PREDICTIONS
     np.savez(path, labels=np.zeros(NUM), **{f"correct_{name}": flags(num) for name, num in wrong.items()})
@@ -21,7 +21,10 @@ def run(tmp_path, wrong=None, speedup=(2.0, 1.8, 2.2), max_abs=1e-5, cascade_rat
     report = {
         "ratios": {
             "student": {"macs": 4.0, "latency/onnxruntime/b32": {"value": value, "low": low, "high": high}},
-            "cascade": {"macs": cascade_ratio},
+            "cascade": {
+                "macs": cascade_ratio,
+                "latency/onnxruntime/b32": {"value": 1.3, "low": cascade_low, "high": 1.4},
+            },
         },
         "parity": {"max_abs": max_abs, "top1_agree": 1.0},
     }
@@ -84,7 +87,7 @@ def test_bad_extras_are_demoted_and_close_nothing(tmp_path):
     report = run(tmp_path, {"int8": 30, "cascade": 20})
     assert report["passed"] is True
     assert (report["int8"], report["cascade"]) == ("demoted", "demoted")
-    assert [check["binding"] for check in report["checks"]] == [True, True, True, False, False, False]
+    assert [check["binding"] for check in report["checks"]] == [True, True, True, False, False, False, False]
     assert "int8 is demoted" in report["reasons"][3]
     assert check(report, "int8_drop")["value"] == pytest.approx(25 / NUM)
     assert check(report, "cascade_drop")["value"] == pytest.approx(16 / NUM)
@@ -100,9 +103,18 @@ def test_a_cascade_that_costs_no_less_than_the_teacher_is_demoted(tmp_path, rati
     report = run(tmp_path, {"cascade": 4}, cascade_ratio=ratio)
     assert (report["passed"], report["cascade"]) == (True, status)
     found = check(report, "cascade_cost")
-    assert (found["value"], found["limit"], found["binding"]) == (ratio, 1.0, False)
+    assert (found["value"], found["limit"], found["binding"]) == (1 / ratio, 1.0, False)
     assert found["passed"] is (status == "accepted")
-    assert f"{1 / ratio:.2f} times the teacher's" in report["reasons"][-1]
+    assert f"{1 / ratio:.2f} times the teacher's" in report["reasons"][-2]
+    assert ("cascade is demoted" in report["reasons"][-2]) is (status == "demoted")
+
+
+@pytest.mark.parametrize(("low", "status"), [(1.0, "accepted"), (0.9, "demoted")])
+def test_a_cascade_that_is_measured_to_be_slower_is_demoted(tmp_path, low, status):
+    report = run(tmp_path, {"cascade": 4}, cascade_low=low)
+    assert (report["passed"], report["cascade"]) == (True, status)
+    found = check(report, "cascade_speedup")
+    assert (found["value"], found["limit"], found["binding"]) == (1.3, 1.0, False)
     assert ("cascade is demoted" in report["reasons"][-1]) is (status == "demoted")
 
 
