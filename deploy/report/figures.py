@@ -107,7 +107,9 @@ def _name(figure: Any, plot: Any, found: Sequence[tuple[Point, tuple[float, floa
             low, high = (seen(dot[0], 100 * end)[1] for end in point.interval)
             labels.block(*seen(*dot), 2, top=high, bottom=low)
     for point, dot in found:
-        if (place := labels.find(*seen(*dot), 6.8 * len(point.short), 10)) is not None:
+        spots = [seen(*dot), *(seen(dot[0], 100 * end) for end in point.interval or ())]
+        places = (labels.find(*spot, 6.8 * len(point.short), 10) for spot in spots)
+        if (place := next((one for one in places if one is not None), None)) is not None:
             where = plot.transData.inverted().transform((place[0] * per_point, (height - place[1]) * per_point))
             plot.text(*where, point.short, color=COLORS[point.kind], fontsize=10, fontweight="bold")
 
