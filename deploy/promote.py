@@ -85,11 +85,12 @@ def promote(
 def pull_commands(name: str, uri: str) -> dict[str, str]:
     """Return how to get the champion: with this project, with MLflow alone, and in Python."""
     return {
-        "secateur": f"python -m deploy.tracking pull models:/{name}@{CHAMPION} --to {name} --uri {uri}",
-        "mlflow": f"MLFLOW_TRACKING_URI={uri} mlflow artifacts download -u models:/{name}@{CHAMPION} -d {name}",
+        "secateur": f"python -m deploy.tracking pull models:/{name}@{CHAMPION} --to {name} \\\n  --uri {uri}",
+        "mlflow": f"export MLFLOW_TRACKING_URI={uri}\nmlflow artifacts download -u models:/{name}@{CHAMPION} -d {name}",
         "python": (
             "from deploy.tracking.pull import load, pull\n\n"
-            f'folder = pull("models:/{name}@{CHAMPION}", "{name}", uri="{uri}")\n'
+            f'uri = "{uri}"\n'
+            f'folder = pull("models:/{name}@{CHAMPION}", "{name}", uri=uri)\n'
             "model = load(folder)  # torch; hashes checked, no pickle\n\n"
             "import onnxruntime\n\n"
             'session = onnxruntime.InferenceSession(folder / "files" / "model.onnx")'

@@ -28,6 +28,10 @@ ENVIRONMENT_TAGS = {
 }
 
 
+#: Makes MLflow's pages show runs and models first, as for training, not traces.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Destination:
     """Which runs a stage is logged to.
@@ -68,7 +72,8 @@ def experiment_id(client: MlflowClient, destination: Destination) -> str:
     found = client.get_experiment_by_name(destination.experiment)
     if found is None:
         try:
-            return str(client.create_experiment(destination.experiment, artifact_location(destination.uri)))
+            place = artifact_location(destination.uri)
+            return str(client.create_experiment(destination.experiment, place, tags=EXPERIMENT_TAGS))
         except MlflowException:
             found = client.get_experiment_by_name(destination.experiment)
             if found is None:
