@@ -195,7 +195,7 @@ def _report(session: Session, model: Model, pruned: Model) -> dict[str, Any]:
         "dropped": [path for cut in session.cuts for path in cut.dropped],
         "layers": _layer_widths(model.module, pruned.module),
         "cuts": [asdict(cut) for cut in session.cuts],
-        "threshold": _picture(session),
+        "sorted_scores": _picture(session),
     }
 
 

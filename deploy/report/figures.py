@@ -27,7 +27,7 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, str]:
     found["kept"] = kept_chart(report.get("kept") or {})
     found["training"] = training_chart(report.get("history") or [])
     found["sensitivity"] = sensitivity_chart(report.get("curves") or [])
-    found["threshold"] = threshold_chart(report.get("threshold") or {})
+    found["threshold"] = threshold_chart(report.get("sorted_scores") or {})
     found["robustness"] = robustness_chart(report.get("robustness") or [])
     return {name: svg for name, svg in found.items() if svg}
 

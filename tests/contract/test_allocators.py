@@ -11,7 +11,8 @@ from compress.graph.units import BLOCKS
 from compress.prune.allocators import ALLOCATORS
 
 OPTIONS = ({}, {"round_to": 4}, {"min_kept_ratio": 0.0}, {"min_kept_ratio": 0.4, "round_to": 3})
-SEEDS = range(4)
+#: The last two have residual blocks.
+SEEDS = (0, 1, 3, 4)
 #: Searches made short, so that many of them can be run.
 SHORT = {"genetic": {"population": 4, "generations": 2}}
 
@@ -124,7 +125,7 @@ def test_a_larger_choice_would_not_have_fitted(name, seed):
 
 
 @pytest.mark.parametrize("name", sorted(ALLOCATORS))
-@pytest.mark.parametrize("seed", SEEDS[3:])
+@pytest.mark.parametrize("seed", SEEDS[2:])
 def test_all_blocks_may_go(name, seed):
     scores, cost = problem(seed)
     allocator = bound(name)

@@ -47,7 +47,7 @@ def halved(name: str) -> tuple[Model, Model]:
     stats = gather(model.module, groups, ("weight",))
     scores = {group: NORMALIZERS.bind("mean")(CRITERIA.bind("magnitude")(stats[group])) for group in stats}
     counts = CostModel(model.module, groups, SPEC.example(1))
-    kept = ALLOCATORS.bind("global")(scores, counts.macs, 0.5 * counts.macs({}))
+    kept = ALLOCATORS.bind("global")(scores, counts.macs, 0.5 * counts.macs({}), lambda masks: 0.0)
     return model, apply(model, plan_from_kept(groups, kept), stage="prune", config={})
 
 

@@ -136,3 +136,7 @@ def test_the_readme_picture_is_a_png_or_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "pareto.png").read_bytes().startswith(b"\x89PNG")
     assert not pareto_png(gather(store, {}), tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_a_threshold_of_a_cascade_is_not_the_picture_of_a_cut() -> None:
+    assert "threshold" not in figures_of({"threshold": 0.3})

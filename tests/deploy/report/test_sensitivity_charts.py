@@ -33,4 +33,4 @@ def test_the_line_crosses_every_curve() -> None:
     assert "line at 0.1" in svg
     assert "a: 2 of 3 kept, knee at 2" in svg
     assert threshold_chart({"line": 0.0, "groups": []}) == ""
-    assert set(figures_of({"threshold": {"line": 0.1, "groups": groups}})) == {"threshold"}
+    assert set(figures_of({"sorted_scores": {"line": 0.1, "groups": groups}})) == {"threshold"}
