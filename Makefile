@@ -33,7 +33,8 @@ demo: .venv/.runtime  ## Run the whole pipeline on DATA (digits, fashion_mnist, 
 ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
 
-test: .venv/.dev check  ## Run every check and test.
+test: lint types layers  ## Run every check and test, with line coverage.
+	$(UNIT) --cov --cov-report=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --cov --cov-append --cov-report= --durations=15
 	$(BIN)/coverage report --fail-under=90
 
@@ -51,8 +52,10 @@ types: .venv/.dev
 layers: .venv/.dev
 	$(BIN)/lint-imports
 
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules
+
 unit: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules --cov --cov-report=
+	$(UNIT)
 
 ir: .venv/.runtime  ## Compile the pipelines' intermediate representation that is committed.
 	$(BIN)/python -m pipelines.compile

@@ -135,8 +135,10 @@ def _linear(call: Call) -> None:
         return
     trace.read(path, in_, labels, last)
     trace.give(call.first, path, last, out, is_made=True)
-    if out != "out" and isinstance(bias, nn.Parameter) and (own := trace.axes_of(bias)) is not None:
+    if isinstance(bias, nn.Parameter) and out != "out" and (own := trace.axes_of(bias)) is not None:
         sets.join(trace.slot(path, out), trace.slot(own[0], own[1]), "")
+    elif not isinstance(bias, nn.Parameter) and (added := trace.labels(bias)) is not None:
+        sets.join(trace.slot(path, out), added, f"{path}, part of whose bias is computed")
 
 
 def _prelu(call: Call) -> None:
