@@ -8,7 +8,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test check lint types layers unit lock ir readmes ui clean help
+.PHONY: demo test check lint types layers unit lock ir readmes ideas study studies ui clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -45,6 +45,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/python -m components.readme --check
+	$(BIN)/python -m studies.ideas --check
 
 types: .venv/.dev
 	$(BIN)/mypy
@@ -62,6 +63,17 @@ ir: .venv/.runtime  ## Compile the pipelines' intermediate representation that i
 
 readmes: .venv/.runtime  ## Generate the components' READMEs from their signatures.
 	$(BIN)/python -m components.readme
+
+ideas: .venv/.runtime  ## Generate docs/ideas.md from the cards and the studies' results.
+	$(BIN)/python -m studies.ideas
+
+STUDY ?= 0001
+PRESET ?= quick
+study: .venv/.runtime  ## Run the study STUDY with PRESET.
+	$(BIN)/secateur study $(STUDY) --preset $(PRESET)
+
+studies: .venv/.runtime  ## Run the quick preset of every study, one after the other.
+	for name in $$(ls -d studies/[0-9]*); do $(BIN)/secateur study $$(basename $$name) --preset quick || exit 1; done
 
 LOCK := $(UV) pip compile pyproject.toml --extra all --extra build --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --quiet

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from compress.core.docstrings import attribute_docs
 from compress.core.registry import FAMILIES, Card, Family, UnknownName
 
 app = typer.Typer(
@@ -94,13 +95,14 @@ def alias(entry: str, name: str, store: Store = DEFAULT_STORE) -> None:
 
 
 @app.command()
-def study(
+def study(  # noqa: PLR0913 - one parameter an option
     name: Annotated[str, typer.Argument(help="Number or name of a study, or nothing to list all.")] = "",
     preset: Annotated[str, typer.Option(help="quick: two cores, 15 minutes. full: a GPU, in slices.")] = "quick",
     workspace: Annotated[Path, typer.Option(help="Folder for cells and checkpoints.")] = DEFAULT_STUDIES,
     only: Annotated[list[str] | None, typer.Option(help="Measure these cells alone, for example 'tp_*'.")] = None,
     slice_minutes: Annotated[float, typer.Option(help="Stop after so long; the same call goes on.")] = 0.0,
     threads: Annotated[int, typer.Option(help="CPU threads of torch; 0 leaves them.")] = 0,
+    go_on: Annotated[bool, typer.Option("--continue", help="Take committed cells as measured.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write down what is measured, measure nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -113,7 +115,9 @@ def study(
     if threads:
         command.use_threads(threads)
     if not report:
-        progress = command.measure(name, preset, workspace, only=only or (), slice_minutes=slice_minutes)
+        progress = command.measure(
+            name, preset, workspace, only=only or (), slice_minutes=slice_minutes, is_continued=go_on
+        )
         if not progress.is_complete:
             raise typer.Exit(command.explain(progress))
     command.conclude(name, preset, workspace, as_json=as_json)
@@ -140,6 +144,13 @@ def _shown(value: Any) -> Any:
     return value.name if hasattr(value, "card") and not value.options else getattr(value, "as_json", lambda: value)()
 
 
+def _help(said: str | None, default: Any) -> str:
+    """Return what stands behind an option: what its class says, and the default as one would write it."""
+    shown = _shown(default)
+    worded = shown if isinstance(shown, str) and shown else json.dumps(shown)
+    return f"{said or ''} Default: {worded}.".strip()
+
+
 def add_stage_commands() -> None:
     """Give `secateur run` one command a registered stage, its options read from the configuration."""
     from compress import catalogue
@@ -154,12 +165,12 @@ def _stage_command(card: Card[Any]) -> Callable[..., None]:
     config, roles, optional = (card.extra.get(key, ()) for key in ("config", "roles", "optional_roles"))
     assert isinstance(config, type)
     default = config()
-    names = [item.name for item in dataclasses.fields(default)]
+    names, docs = [item.name for item in dataclasses.fields(default)], attribute_docs(config)
     parameters = [
         *(_parameter(role, str, ..., "Entry, alias or folder of a model.") for role in roles),
         *(_parameter(role, str, "", "Entry, alias or folder of a model; optional.") for role in optional),
         _parameter("task", str, "", "Task: a name or JSON.", envvar="SECATEUR_TASK"),
-        *(_parameter(name, str, "", f"Default {_shown(getattr(default, name))!r}.") for name in names),
+        *(_parameter(name, str, "", _help(docs.get(name), getattr(default, name))) for name in names),
         _parameter("config", str, "", "The whole configuration as JSON; options above win."),
         _parameter("save_as", str, "", "Alias for the result."),
         _parameter("latency", bool, True, "Measure the result's paired latency against its parent."),

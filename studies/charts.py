@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.report.plot import Canvas, Frame, Scale, axes, color
@@ -102,6 +102,35 @@ def lines_chart(title: str, x_title: str, y_title: str, lines: Sequence[Line], w
         place = max(place, taken[-1] + 14) if taken else place
         taken.append(place)
         canvas.text(frame.right + 8, place, line.label, fill=line.kind, bold=True)
+    return canvas.svg()
+
+
+def scatter_chart(
+    title: str, x_title: str, y_title: str, points: Mapping[str, tuple[str, Sequence[tuple[float, float]]]]
+) -> str:
+    """Return points around the line where both axes are equal.
+
+    Args:
+        title: Above.
+        x_title: Of the horizontal axis, from 0.
+        y_title: Of the vertical axis, from 0 on the same scale.
+        points: By name: one of the report's kinds, and (x, y).
+    """
+    most = 1.05 * max(max(pair) for _, pairs in points.values() for pair in pairs)
+    canvas = Canvas(520, 500, title)
+    frame = Frame(52, 62, 496, 456)
+    x, y = Scale(0, most, frame.left, frame.right), Scale(0, most, frame.bottom, frame.top)
+    canvas.text(4, 14, title, bold=True, fill="ink")
+    axes(canvas, frame, x, y, x_title=x_title, y_title="")
+    canvas.text(4, 52, y_title, bold=True)
+    canvas.line(x(0), y(0), x(most), y(most), "grid")
+    place = 4.0
+    for name, (kind, pairs) in points.items():
+        canvas.marker(place + 5, 28, kind, 4, name)
+        canvas.text(place + 14, 32, name, fill="ink")
+        place += 34 + 6.6 * len(name)
+        for a, b in pairs:
+            canvas.marker(x(a), y(b), kind, 4, f"{name}: {a:.3g}, {b:.3g}")
     return canvas.svg()
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from compress.core.model import Model
 from compress.core.random import generator, seeded
 from compress.core.task import Task
-from compress.graph.groups import trace_groups
+from compress.graph.groups import has_one_writer, trace_groups
 from compress.graph.slicers import slices_itself
 from compress.measure.measures import macs
 from studies.protocol import fastest_device
@@ -217,11 +217,8 @@ def ignored_layers(model: Model, reach: str) -> list[str]:
     makers = [path for path, layer in layers.items() if isinstance(layer, nn.Conv2d | nn.Linear)]
     cut: set[str] = set()
     for group in trace_groups(model.module, model.input.example()):
-        out = [member.path for member in group.members if member.axis == "out"]
-        own = [path for path in out if path in makers]
-        sources = [path for path in out if path in makers or slices_itself(layers[path])]
-        if reach == "all" or len(sources) == 1:
-            cut.update(own)
+        if reach == "all" or has_one_writer(model.module, group):
+            cut.update(member.path for member in group.members if member.axis == "out" and member.path in makers)
     return [path for path in makers if path not in cut]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.core.budget import Budget, Cost, Infeasible, RelativeBudget
 from compress.core.journal import Journal
@@ -16,7 +16,7 @@ from compress.core.model import Model
 from compress.core.task import Task
 from compress.graph.absorption import absorb
 from compress.graph.cost_model import COUNTED, CostModel
-from compress.graph.groups import find_blocks, trace_groups
+from compress.graph.groups import find_blocks, has_one_writer, trace_groups
 from compress.graph.latency_model import LatencyModel
 from compress.graph.stats import gather
 from compress.graph.surgery import apply, changes_nothing, plan_from_kept
@@ -81,6 +81,7 @@ class Network:
         self.model = model
         self.groups: tuple[ChannelGroup, ...] = trace_groups(model.module, model.input.example())
         self.blocks: tuple[Block, ...] = find_blocks(model.module) if config.has_blocks else ()
+        self.ranked = tuple(group for group in self.groups if _may_go(model.module, group, config))
         counts = CostModel(model.module, self.groups, x_BCHW)
         latency = None if table is None else LatencyModel(model.module, counts, x_BCHW, table)
         self.amounts = Amounts(counts, self.blocks, latency)
@@ -204,7 +205,7 @@ class Session:
         counted = {name: limit for name, limit in self._limits(depth).items() if name in COUNTED}
         stats = gather(
             network.model.module,
-            network.groups if config.has_channels else (),
+            network.ranked,
             config.criterion.card.needs,
             self.task,
             num_batches=config.score_batches,
@@ -213,7 +214,7 @@ class Session:
             blocks=network.blocks,
             limits=counted or None,
         )
-        names = [group.name for group in network.groups] if config.has_channels else []
+        names = [group.name for group in network.ranked]
         names += [BLOCKS] if network.blocks else []
         return {name: config.normalizer(config.criterion(stats[name])) for name in names}
 
@@ -263,6 +264,11 @@ class Session:
     def _refusal(self, spent: float) -> Infeasible:
         name, part = min(self.target.measured.items(), key=lambda item: item[1])
         return Infeasible(f"{name} in parts of the reference", part, spent * part)
+
+
+def _may_go(module: nn.Module, group: ChannelGroup, config: CutConfig) -> bool:
+    """Return whether channels of `group` are among what may go."""
+    return config.has_channels and (config.reach == "all" or has_one_writer(module, group))
 
 
 def _plan(choice: Choice) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class CutConfig(FitConfig):
         allocator: How much each group loses.
         schedule: In how many cuts.
         units: What may go: channels, residual blocks as a whole, or both in one ranking.
+        reach: Which channels: all, or those inside blocks, that one layer alone writes; streams then keep their width.
         budget: Parts of the cost of the entry "reference", or of the model itself: "macs=0.5,latency_ms=0.6".
         compensation: What the remaining channels take over from those that go, before the cut.
         conversion: What convolutions become after the cut, where that is faster in `runtime` at `latency_batch`.
@@ -56,6 +57,7 @@ class CutConfig(FitConfig):
     allocator: Piece[Any] = piece_field(ALLOCATORS, "global")
     schedule: Piece[Any] = piece_field(SCHEDULES, "one_shot")
     units: Literal["channels", "blocks", "channels and blocks"] = "channels"
+    reach: Literal["all", "inside"] = "all"
     budget: str = "macs=0.5"
     compensation: Piece[Any] = piece_field(COMPENSATIONS, "none")
     conversion: Piece[Any] = piece_field(CONVERSIONS, "none")

@@ -11,7 +11,7 @@ from typing import Any
 
 from compress import catalogue
 from compress.studies.finder import find_study, studies_root, study_names
-from compress.studies.record import publish, results_path, state_of
+from compress.studies.record import publish, results_path, state_of, take_committed
 from compress.studies.runner import UNFINISHED, Progress, run_cells
 
 
@@ -39,13 +39,22 @@ def show_all(workspace: Path, *, as_json: bool = False) -> None:
 
 
 def measure(
-    name: str, preset: str, workspace: Path, *, only: Sequence[str] = (), slice_minutes: float = 0.0
+    name: str,
+    preset: str,
+    workspace: Path,
+    *,
+    only: Sequence[str] = (),
+    slice_minutes: float = 0.0,
+    is_continued: bool = False,
 ) -> Progress:
-    """Measure what is missing of a preset."""
+    """Measure what is missing of a preset; when it is continued, cells that are committed are not missing."""
     if slice_minutes < 0:
         raise ValueError(f"--slice-minutes {slice_minutes:g}: use 0 for no limit, or more.")
     catalogue.load()
     found = find_study(studies_root(), name)
+    if is_continued:
+        taken = take_committed(found, preset, workspace.absolute())
+        print(f"secateur: {taken} committed cells taken as they are", file=sys.stderr)
     return run_cells(found, preset, workspace.absolute(), only=only, slice_s=60 * slice_minutes)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from compress.core.layout import write_json
 from compress.studies.finder import FoundStudy
-from compress.studies.runner import read_cell
+from compress.studies.runner import keep_cell, read_cell
 from compress.studies.study import Cell, Row, Table, Verdict
 
 #: Presets whose verdict counts, the most telling first.
@@ -51,6 +51,17 @@ def records_of(found: FoundStudy, preset: str, workspace: Path | None) -> dict[s
         if record := read_cell(workspace / found.name, cell, keys[cell.label]):
             records[cell.label] = record
     return records
+
+
+def take_committed(found: FoundStudy, preset: str, workspace: Path) -> int:
+    """Put committed records of cells into the workspace where it has none of its own; return how many."""
+    taken = 0
+    for label, record in records_of(found, preset, None).items():
+        cell = next(cell for cell in found.study.cells(preset) if cell.label == label)
+        if read_cell(workspace / found.name, cell, record["key"]) is None:
+            keep_cell(workspace / found.name, cell, record)
+            taken += 1
+    return taken
 
 
 def table_of(found: FoundStudy, preset: str, records: Mapping[str, Mapping[str, Any]]) -> Table:

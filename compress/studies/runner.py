@@ -102,6 +102,11 @@ def read_cell(home: Path, cell: Cell, key: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def keep_cell(home: Path, cell: Cell, record: Mapping[str, Any]) -> None:
+    """Write the record of a finished cell."""
+    write_json(_path(home, cell, record["key"]), record)
+
+
 def _path(home: Path, cell: Cell, key: str) -> Path:
     return home / "cells" / f"{cell.label}-{key}.json"
 
@@ -148,7 +153,7 @@ def _measure(
         "origin": {"machine": machine(), "versions": versions(), "revision": revision(found.folder)},
         "result": result,
     }
-    write_json(_path(home, cell, key), record)
+    keep_cell(home, cell, record)
     known[cell.label] = json.loads(json.dumps(record))
     shutil.rmtree(scratch, ignore_errors=True)
     _say(f"  {cell.label} took {spent:.0f} s")

@@ -17,7 +17,7 @@ SCHEDULES = (BASELINE, "progressive", "soft", "expectation_maximization")
 IDEAS = {"progressive": "D3", "soft": "D3", "expectation_maximization": "D5"}
 BASE: dict[str, Any] = {
     **RESNET56,
-    "options": {"budget": "macs=0.3333", "criterion": "magnitude", "batch_size": 128},
+    "options": {"budget": "macs=0.3333", "criterion": "magnitude", "batch_size": 128, "precision": "bfloat16"},
     "rates": [0.01, 0.05],
     "test_limit": 0,
     "rounds": 40,

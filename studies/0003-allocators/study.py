@@ -41,6 +41,7 @@ BASE: dict[str, Any] = {
         "normalizer": "none",
         "runtime": "onnxruntime",
         "batch_size": 128,
+        "precision": "bfloat16",
         "max_steps": 157,
         "latency_rounds": 20,
     },

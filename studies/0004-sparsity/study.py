@@ -24,7 +24,7 @@ PENALTIES = {
 }
 BASE: dict[str, Any] = {
     **RESNET56,
-    "options": {"batch_size": 128, "max_steps": 314, "normalizer": "none"},
+    "options": {"batch_size": 128, "precision": "bfloat16", "max_steps": 314, "normalizer": "none"},
     "rates": [0.01, 0.05],
     "test_limit": 0,
     "rounds": 40,

@@ -34,6 +34,7 @@ BASE: dict[str, Any] = {
     "criterion": "taylor",
     "normalizer": "none",
     "batch_size": 128,
+    "precision": "bfloat16",
     "tuning_rate": 0.02,
     "test_limit": 0,
     "rounds": 40,
@@ -135,7 +136,11 @@ def _start(settings: Mapping[str, Any], large: Model, pruned: Model, *, seed: in
 
 def _trained(cell: Cell, bench: Bench, start: Model, task: Task, steps: int) -> Model:
     config = FitConfig(
-        recipe=RECIPES.from_json(RECIPE), max_steps=steps, batch_size=cell.settings["batch_size"], seed=cell.seed
+        recipe=RECIPES.from_json(RECIPE),
+        max_steps=steps,
+        batch_size=cell.settings["batch_size"],
+        precision=cell.settings["precision"],
+        seed=cell.seed,
     )
     fit(start.module, task, config, scratch=bench.scratch, what=cell.label)
     return start

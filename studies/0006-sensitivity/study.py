@@ -34,18 +34,26 @@ KINDS = dict(zip(DATA, ("student", "cascade", "int8", "teacher"), strict=True))
 SPEED = "speed-"
 BASE: dict[str, Any] = {
     "builder": {"name": "resnet_cifar", "depth": 20},
-    "train": {"epochs": 60, "batch_size": 128, "recipe": "sgd_one_cycle"},
+    "train": {"epochs": 60, "batch_size": 128, "precision": "bfloat16", "recipe": "sgd_one_cycle"},
     "curves": {"ratios": [0.75, 0.5, 0.25, 0.1], "recalibrate_batches": 8, "batch_size": 64, "validation_limit": 0},
 }
 #: A group is cut to `ratio` in 1 or `cuts` cuts, with as many steps of training in all.
-PACE: dict[str, Any] = {"ratio": 0.25, "cuts": 4, "steps": 64, "batch_size": 128, "rate": 0.01, "images": 0}
+PACE: dict[str, Any] = {
+    "ratio": 0.25,
+    "cuts": 4,
+    "steps": 64,
+    "batch_size": 128,
+    "precision": "bfloat16",
+    "rate": 0.01,
+    "images": 0,
+}
 
 
 def quick() -> Iterator[Cell]:
     """A smaller network, trained for 150 steps, from two starts; the speed of pruning on one of them."""
     base = {
         "builder": {"name": "resnet_cifar", "depth": 14},
-        "train": {"max_steps": 150, "batch_size": 128, "recipe": "sgd_one_cycle"},
+        "train": {"max_steps": 150, "batch_size": 128, "precision": "bfloat16", "recipe": "sgd_one_cycle"},
         "curves": {"ratios": [0.5, 0.25], "recalibrate_batches": 4, "batch_size": 64, "validation_limit": 500},
     }
     yield from grid(base, PACE | {"steps": 16, "images": 500}, seeds=(0, 1), paced=(("cifar10", 0),))
@@ -108,6 +116,7 @@ def _lost(
         recipe=RECIPES.bind("sgd_cosine", lr=pace["rate"]),
         max_steps=steps,
         batch_size=pace["batch_size"],
+        precision=pace["precision"],
         select="last",
         seed=seed,
     )

@@ -34,9 +34,17 @@ BASE: dict[str, Any] = {
         "normalizer": "none",
         "schedule": {"name": "progressive", "steps": 8},
         "batch_size": 128,
+        "precision": "bfloat16",
         "score_batches": 32,
     },
-    "recovery": {"epochs": 100, "batch_size": 128, "rate": 0.02, "ema_decay": 0.999, "loss": "logits"},
+    "recovery": {
+        "epochs": 100,
+        "batch_size": 128,
+        "rate": 0.02,
+        "ema_decay": 0.999,
+        "loss": "logits",
+        "precision": "bfloat16",
+    },
     "cutting_share": 0.3,
     "recalibrate_batches": 40,
     "batch_size": 128,
@@ -44,7 +52,10 @@ BASE: dict[str, Any] = {
 }
 AT_ONCE: dict[str, Any] = {**BASE, "prune": {**BASE["prune"], "schedule": "one_shot"}, "cutting_share": 0.0}
 #: Trained here, on the 45,000 training images alone.
-OWN_START: dict[str, Any] = {"weights": None, "train": {"epochs": 200, "batch_size": 128, "recipe": "sgd_cosine"}}
+OWN_START: dict[str, Any] = {
+    "weights": None,
+    "train": {"epochs": 200, "batch_size": 128, "precision": "bfloat16", "recipe": "sgd_cosine"},
+}
 
 
 def quick() -> Iterator[Cell]:
@@ -95,6 +106,7 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
         epochs=told["epochs"] * (1 - settings["cutting_share"]),
         batch_size=told["batch_size"],
         ema_decay=told["ema_decay"],
+        precision=told["precision"],
         seed=cell.seed,
     )
     piece = LOSSES.from_json(told["loss"])

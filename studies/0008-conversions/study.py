@@ -16,7 +16,13 @@ from studies.tables import factor, markdown, percent, speeds
 CHANNELS = "channels="
 BASE: dict[str, Any] = {
     **RESNET56,
-    "options": {"batch_size": 128, "max_steps": 314, "runtime": "onnxruntime", "latency_rounds": 20},
+    "options": {
+        "batch_size": 128,
+        "precision": "bfloat16",
+        "max_steps": 314,
+        "runtime": "onnxruntime",
+        "latency_rounds": 20,
+    },
     "criterion": {"criterion": "taylor", "normalizer": "none"},
     "rate": 0.02,
     "test_limit": 0,

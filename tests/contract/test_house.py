@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compress import catalogue
+from compress.core.docstrings import attribute_docs
 from compress.core.registry import FAMILIES
 from compress.core.stage import STAGES, Ref, identity
 from tests.toys import toy_task
@@ -124,6 +125,12 @@ def test_every_stage_says_what_it_takes(name):
     assert dataclasses.is_dataclass(extra["config"])
     assert extra["config"]().as_json() == {}
     assert set(extra["roles"]).isdisjoint(extra.get("optional_roles", ()))
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_every_option_of_a_stage_is_explained(name):
+    config = STAGES[name].extra["config"]
+    assert {item.name for item in dataclasses.fields(config)} <= set(attribute_docs(config))
 
 
 def test_only_evaluate_reads_the_test_split():

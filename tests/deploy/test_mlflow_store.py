@@ -321,7 +321,10 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     server.wait(30)
 
 
-def test_nothing_is_lost_while_mlflow_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_lost_while_mlflow_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECATEUR_MLFLOW_FIRST_DELAY_S", "0.1")
     port = free_port()
     uri, root = f"http://127.0.0.1:{port}", tmp_path / "store"
     start = time.monotonic()

@@ -20,6 +20,7 @@ DIGITS: dict[str, Any] = {
     "weights": None,
     "train": {"max_steps": 24, "batch_size": 32},
     "steps": 4,
+    "precision": "bfloat16",
     "batch_size": 32,
     "recalibrate_batches": 2,
     "score_batches": 2,

@@ -122,6 +122,13 @@ def test_blocks_and_channels_stand_in_one_ranking(tmp_path):
     assert torch.equal(loaded(x_BCHW), both.model(x_BCHW))
 
 
+def test_channels_inside_blocks_may_go_alone(tmp_path):
+    kept = run(tmp_path, budget="macs=0.6", reach="inside").report["kept"]
+    assert kept["conv1"] == [8, 8]
+    assert kept["block.conv1"][0] < 8
+    assert kept["conv2"][0] < 16
+
+
 def test_a_latency_limit_is_kept_from_below_and_measured_once(tmp_path):
     options = {"budget": "latency_ms=0.9", "units": "channels and blocks", "latency_rounds": 5, "latency_batch": 512}
     options |= {"allocator": {"name": "latency_knapsack", "round_to": 2}, "criterion": "taylor"}
