@@ -115,7 +115,7 @@ def test_large_then_prune(tmp_path):
 @pytest.mark.slow
 def test_resnet56(tmp_path):
     module = module_of("0007")
-    recovery = {"epochs": 2, "batch_size": 32, "rate": 0.02, "ema_decay": 0.0, "loss": "logits"}
+    recovery = {"precision": "float32", "epochs": 2, "batch_size": 32, "rate": 0.02, "ema_decay": 0.0, "loss": "logits"}
     prune = {**module.BASE["prune"], "batch_size": 32, "score_batches": 2, "schedule": "one_shot"}
     base = {**module.BASE, **DIGITS, "recovery": recovery, "prune": prune}
     table = measured(module, module.grid(base, speeds=("2.1",), seeds=(0,)), tmp_path)
