@@ -33,10 +33,10 @@ demo: .venv/.runtime  ## Run the whole pipeline on DATA (digits, fashion_mnist, 
 ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
 
-test: lint types layers  ## Run every check and test, with line coverage.
+test: lint types layers  ## Run every check and test; line coverage is that of the unit and contract tests.
 	$(UNIT) --cov --cov-report=
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --cov --cov-append --cov-report= --durations=15
 	$(BIN)/coverage report --fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=15
 
 check: lint types layers unit  ## Lint, types, import layers, unit and contract tests (under 3 minutes).
 

@@ -16,7 +16,6 @@ from compress.core.model import BUILDERS, Model, sha256_of
 from compress.core.stage import STAGES, Entry, Ref
 from compress.core.task import Task
 from compress.data.source import USUAL_ROOTS, MissingData
-from compress.graph.surgery import apply, plan_from_kept
 from compress.measure import cost_of
 from compress.measure.compare import compare_entries
 from compress.models.pretrained import load_npz
@@ -120,15 +119,13 @@ def cut_alone(model: Model, task: Task, options: Mapping[str, Any], *, seed: int
     Args:
         model: Stays as it is.
         task: Data for scores.
-        options: Configuration of the stage; without compensation and under limits that are counted.
+        options: Configuration of the stage, under limits that are counted.
         seed: Of scores that need data or chance.
         scratch: For what an allocator tries.
     """
     config = STAGES["prune"].extra["config"].from_json({**options, "seed": seed})
     target = Target.of(RelativeBudget.parse(config.budget), cost_of(model))
-    choice = Session(config, task, scratch, model, target, None).choose(model, 1.0)
-    plan = plan_from_kept(choice.groups, choice.kept, choice.dropped)
-    return apply(model, plan, stage="prune", config=config.as_json())
+    return Session(config, task, scratch, model, target, None).cut(model)
 
 
 @contextmanager

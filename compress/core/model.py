@@ -13,6 +13,7 @@ from compress.core.lineage import BUILDERS, Lineage, Step, rebuild
 from compress.core.random import seeded
 from compress.core.registry import Piece
 from compress.core.task import InputSpec
+from compress.core.weights import load_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,7 +91,7 @@ class Model:
         lineage = Lineage.from_json(architecture)
         with seeded(0, "rebuild"):
             module = rebuild(lineage)
-        module.load_state_dict(load_file(folder / "weights.safetensors"))
+        load_tensors(module, load_file(folder / "weights.safetensors"))
         spec = InputSpec.from_json(json.loads((folder / "input.json").read_text()))
         return cls(module.eval(), spec, lineage)
 

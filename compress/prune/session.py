@@ -132,6 +132,11 @@ class Session:
         network = Network(model, self.config, self.table)
         return self._choice(network, self._scores(network, depth), depth)
 
+    def cut(self, model: Model) -> Model:
+        """Score, allocate and cut to the end at once, unjudged and not recalibrated; for limits that are counted."""
+        network = Network(model, self.config, self.table)
+        return self._cut(network, self._choice(network, self._scores(network, 1.0), 1.0))
+
     def prune_to(self, model: Model, depth: float) -> Model:
         """Score, allocate, cut and recalibrate; at depth 1 until measured limits are kept, closely."""
         network, cost_before = Network(model, self.config, self.table), cost_of(model).as_json()

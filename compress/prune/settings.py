@@ -53,13 +53,13 @@ class CutConfig(FitConfig):
     """
 
     criterion: Piece[Any] = piece_field(CRITERIA, "magnitude")
-    normalizer: Piece[Any] = piece_field(NORMALIZERS, "mean")
+    normalizer: Piece[Any] = piece_field(NORMALIZERS, "max")
     allocator: Piece[Any] = piece_field(ALLOCATORS, "global")
     schedule: Piece[Any] = piece_field(SCHEDULES, "one_shot")
     units: Literal["channels", "blocks", "channels and blocks"] = "channels"
-    reach: Literal["all", "inside"] = "all"
+    reach: Literal["all", "inside"] = "inside"
     budget: str = "macs=0.5"
-    compensation: Piece[Any] = piece_field(COMPENSATIONS, "none")
+    compensation: Piece[Any] = piece_field(COMPENSATIONS, "least_squares")
     conversion: Piece[Any] = piece_field(CONVERSIONS, "none")
     conversion_share: float = 0.0
     sparsity: Piece[Any] = piece_field(OBJECTIVES, "none")

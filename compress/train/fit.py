@@ -24,6 +24,7 @@ from compress.core.progress import track
 from compress.core.random import generator
 from compress.core.registry import Piece
 from compress.core.task import Task
+from compress.core.weights import load_tensors
 from compress.train import checkpoint
 from compress.train.averaging import WeightAverage
 from compress.train.hardware import accelerator_for, noise_state, repeatable, set_noise_state
@@ -161,7 +162,7 @@ class _Fit:
         if not self.num_steps:
             self.best_accuracy = accuracy(self.module, self.task, "validation")
         chosen = self.best or self.judged.state_dict()
-        self.module.load_state_dict({name: value.clone() for name, value in chosen.items()})
+        load_tensors(self.module, {name: value.clone() for name, value in chosen.items()})
 
     def train(self, epoch: int, ticks: Iterator[int], note: list[str]) -> dict[str, Any]:
         """Go through the batches of one epoch and return its row of the history."""
@@ -292,11 +293,11 @@ class _Fit:
         if found is None:
             return
         tensors, facts = found
-        self.trained.load_state_dict(checkpoint.below("trained", tensors))
+        load_tensors(self.trained, checkpoint.below("trained", tensors))
         checkpoint.load_optimizer(self.optimizer, checkpoint.below("optimizer", tensors), facts["optimizer"])
         self.scheduler.load_state_dict(facts["scheduler"])
         if self.average is not None:
-            self.average.module.load_state_dict(checkpoint.below("average", tensors))
+            load_tensors(self.average.module, checkpoint.below("average", tensors))
         self.best = {name: value.to(self.device) for name, value in checkpoint.below("best", tensors).items()}
         self.noise = checkpoint.below("noise", tensors)
         self.losses = [torch.tensor(value, device=self.device) for value in facts["losses"]]

@@ -43,19 +43,23 @@ BASE: dict[str, Any] = {
     "test_limit": 0,
     "rounds": 20,
 }
-OUR_WAYS = tuple(
-    {"normalizer": name, "reach": reach} for reach in ("all", "inside") for name in ("none", "mean", "max")
+OUR_WAYS = (
+    *({"normalizer": name, "reach": "inside"} for name in ("none", "mean", "max")),
+    {"normalizer": "none", "reach": "all"},
 )
+PLAIN = "magnitude_uncompensated"
 TP_WAYS = tuple(asdict(Way(reach=reach, steps=steps)) for reach in ("all", "inside") for steps in (1, 400))
 THEIRS = "tp_"
 SEEDS = (0, 1, 2)
 
 
 def quick() -> Iterator[Cell]:
-    """Three criteria and two of Torch-Pruning's importances, one seed, one learning rate, 2,000 test images."""
+    """The default, two criteria and two of Torch-Pruning's importances, one seed and rate, 2,000 test images."""
     base = {**BASE, "rates": [0.01], "score_batches": 8, "choose_images": 500, "test_limit": 2000, "rounds": 10}
-    for name, normalizer in (("magnitude", "mean"), ("taylor", "none"), ("random", "none")):
-        yield Cell(name=name, settings={**base, "ways": [{"criterion": name, "normalizer": normalizer}]})
+    yield Cell(name="default", settings={**base, "ways": [{}]})
+    for name, normalizer in (("magnitude", "max"), ("taylor", "mean"), ("random", "none")):
+        way = {"criterion": name, "normalizer": normalizer, "reach": "inside"}
+        yield Cell(name=name, settings={**base, "ways": [way]})
     for name in ("magnitude", "taylor"):
         yield Cell(name=f"{THEIRS}{name}", settings={**base, "importance": name, "ways": [TP_WAYS[3]]})
 
@@ -67,6 +71,8 @@ def full() -> Iterable[Cell]:
 
 def _all() -> Iterator[Cell]:
     yield from seeded_cells("default", {**BASE, "ways": [{}]}, SEEDS)
+    uncompensated = {"criterion": "magnitude", "normalizer": "max", "reach": "inside", "compensation": "none"}
+    yield from seeded_cells(PLAIN, {**BASE, "ways": [uncompensated]}, SEEDS)
     for name in sorted(CRITERIA):
         ways = [{"criterion": name, **way} for way in OUR_WAYS]
         yield from seeded_cells(name, {**BASE, "ways": ways}, SEEDS)
@@ -151,7 +157,7 @@ def _same_criterion(tuned: Mapping[str, dict[int, float]], where: str) -> list[s
 def _by_idea(against: Mapping[str, str], judged: Mapping[str, dict[int, float]]) -> dict[str, str]:
     """Return, by idea, the sentence on its criterion that validation data puts first."""
     found: dict[str, list[str]] = {}
-    for name in against:
+    for name in (name for name in against if name in CRITERIA):
         for idea in CRITERIA[name].idea.split(","):
             found.setdefault(idea.strip(), []).append(name)
     return {idea: against[best_of({name: judged[name] for name in names})] for idea, names in found.items() if idea}

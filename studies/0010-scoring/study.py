@@ -1,0 +1,105 @@
+"""What scoring a ResNet-50 without data takes, groups included, beside Torch-Pruning."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from compress.studies import Bench, Cell, Study, Table, Verdict
+from studies.charts import Dot, dots_chart
+from studies.tables import markdown
+
+ROOT = Path(__file__).parents[2]
+SIDES = {"ours": "ours", "theirs": "Torch-Pruning"}
+
+
+def quick() -> Iterator[Cell]:
+    """All criteria of either side, and those that both have; five processes each, in turns."""
+    yield from _cells(5)
+
+
+def full() -> Iterator[Cell]:
+    """The same, 15 processes each."""
+    yield from _cells(15)
+
+
+def _cells(num: int) -> Iterator[Cell]:
+    for seed in range(num):
+        for which in ("all", "shared"):
+            for side in SIDES:
+                yield Cell(name=f"{side}-{which}", seed=seed, settings={"side": side, "which": which})
+
+
+def run(cell: Cell, bench: Bench) -> dict[str, Any]:
+    """Score in a fresh process."""
+    words = [sys.executable, "-m", "studies.scoring_side", cell.settings["side"], cell.settings["which"]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words[1:])} failed: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def conclude(table: Table) -> Verdict:
+    """Compare the medians."""
+    sentences = []
+    for which, said in (("all", "all criteria of either side"), ("shared", "the criteria that both sides have")):
+        a, b = (_medians(table, f"{side}-{which}") for side in SIDES)
+        if not a or not b:
+            continue
+        ours, theirs = (f"{found['again_s']:.2f} s ({found['first_s']:.2f} s at first)" for found in (a, b))
+        word = "less" if a["again_s"] < b["again_s"] else "more"
+        sentences.append(
+            f"Groups and scores of a ResNet-50, {said}: {ours} and {a['memory_mib']:.0f} MiB with us, {theirs} and "
+            f"{b['memory_mib']:.0f} MiB with Torch-Pruning; we take {word} time by a factor of "
+            f"{max(a['again_s'], b['again_s']) / min(a['again_s'], b['again_s']):.1f}."
+        )
+    if not sentences:
+        return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
+    return Verdict(headline=sentences[0], sentences=tuple(sentences[1:]), table=_markdown(table))
+
+
+def _medians(table: Table, name: str) -> dict[str, float]:
+    found = {path: list(table.values(name, path).values()) for path in ("again_s", "first_s", "memory_mib")}
+    return {path: median(values) for path, values in found.items() if values}
+
+
+def _markdown(table: Table) -> str:
+    head = ("", "criteria", "at first, s", "again, s", "groups, s", "memory on top, MiB")
+    lines = []
+    for name in table.names:
+        side, _, which = name.partition("-")
+        found = _medians(table, name)
+        parts = table.of(name)[0]["parts_s"]
+        number = sum(part not in ("groups", "statistics") for part in parts)
+        groups = median(table.values(name, "parts_s.groups").values())
+        times = (f"{found['first_s']:.2f}", f"{found['again_s']:.2f}", f"{groups:.2f}")
+        lines.append((f"{SIDES[side]}, {which}", str(number), *times, f"{found['memory_mib']:.0f}"))
+    said = "Seconds of processor time of one thread, medians over processes."
+    return f"{said}\n\n{markdown(head, lines)}"
+
+
+def figures(table: Table) -> dict[str, str]:
+    """Draw the seconds; hollow the first time in a process."""
+    dots = []
+    for name in table.names:
+        side, _, which = name.partition("-")
+        found = _medians(table, name)
+        kind = "student" if side == "ours" else "int8"
+        dots.append(Dot(label=f"{SIDES[side]}, {which}", kind=kind, value=found["again_s"], hollow=(found["first_s"],)))
+    return {"seconds": dots_chart("Groups and scores of a ResNet-50", "seconds", dots)}
+
+
+STUDY = Study(
+    title="What does scoring without data cost?",
+    ideas=("C9",),
+    presets={"quick": quick, "full": full},
+    run=run,
+    conclude=conclude,
+    figures=figures,
+)
