@@ -229,7 +229,8 @@ def pruned_by_stage(cell: Cell, bench: Bench) -> dict[str, Any]:
     Args:
         cell: Settings: what `start_of` wants; "options", the stage's configuration without a recipe; "rates", of which
             the first seed takes the one with the best validation accuracy and the others take that over;
-            "test_limit" and "rounds".
+            "test_limit" and "rounds"; perhaps "curves", a configuration of the stage `sensitivity`, measured once for
+            all cells of a seed, that save trials.
         bench: Holds the store.
 
     Returns:
@@ -239,10 +240,14 @@ def pruned_by_stage(cell: Cell, bench: Bench) -> dict[str, Any]:
     task = task_of(settings["task"])
     start = start_of(bench, settings, task)
     rates = [earlier["rate"] for earlier in bench.found.values()] or settings["rates"]
+    parents = {"model": start}
+    if curves := settings.get("curves"):
+        measured = run_stage("sensitivity", {**curves, "seed": cell.seed}, parents, task, store)
+        parents["sensitivity"] = measured.entry.ref
     outcomes = {}
     for rate in rates:
         config = {**settings["options"], "recipe": {"name": "sgd_cosine", "lr": rate}, "seed": cell.seed}
-        outcomes[rate] = run_stage("prune", config, {"model": start}, task, store)
+        outcomes[rate] = run_stage("prune", config, parents, task, store)
     best = max(rates, key=lambda rate: outcomes[rate].entry.report["validation_accuracy"])
     report, model = outcomes[best].entry.report, outcomes[best].entry.model
     before = store.get(start).model

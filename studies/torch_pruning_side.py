@@ -16,8 +16,9 @@ from torch.nn import functional
 from compress.core.model import Model
 from compress.core.random import generator, seeded
 from compress.core.task import Task
-from compress.graph.groups import has_one_writer, trace_groups
+from compress.graph.groups import trace_groups
 from compress.graph.slicers import slices_itself
+from compress.graph.streams import inner_groups
 from compress.measure.measures import macs
 from studies.protocol import fastest_device
 
@@ -216,9 +217,9 @@ def ignored_layers(model: Model, reach: str) -> list[str]:
     layers = dict(model.module.named_modules())
     makers = [path for path, layer in layers.items() if isinstance(layer, nn.Conv2d | nn.Linear)]
     cut: set[str] = set()
-    for group in trace_groups(model.module, model.input.example()):
-        if reach == "all" or has_one_writer(model.module, group):
-            cut.update(member.path for member in group.members if member.axis == "out" and member.path in makers)
+    groups = trace_groups(model.module, model.input.example())
+    for group in groups if reach == "all" else inner_groups(model.module, groups, model.input.example(1)):
+        cut.update(member.path for member in group.members if member.axis == "out" and member.path in makers)
     return [path for path in makers if path not in cut]
 
 

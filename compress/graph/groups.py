@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from compress.graph.dependencies import Component, Slot, components, is_producer
+from compress.graph.dependencies import Component, Slot, components
 from compress.graph.residual import find_blocks
-from compress.graph.slicers import axis_size, slices_itself
+from compress.graph.slicers import axis_size
 from compress.graph.units import Axis, Block, ChannelGroup, Member, is_inside, kept_masks
 from compress.graph.verification import NotPrunable, NotVerified, leave_out, verified
 
@@ -23,20 +23,10 @@ __all__ = [
     "NotPrunable",
     "NotVerified",
     "find_blocks",
-    "has_one_writer",
     "is_inside",
     "kept_masks",
     "trace_groups",
 ]
-
-
-def has_one_writer(module: nn.Module, group: ChannelGroup) -> bool:
-    """Return whether one layer alone makes the channels of `group`; else they are a stream that several layers add to.
-
-    A shortcut that pads channels writes to its stream like a convolution does.
-    """
-    layers = [module.get_submodule(member.path) for member in group.members if member.axis == "out"]
-    return sum(is_producer(layer) or slices_itself(layer) for layer in layers) == 1
 
 
 def trace_groups(module: nn.Module, x_BCHW: Tensor, *, is_verified: bool = True) -> tuple[ChannelGroup, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,18 +13,19 @@ from compress.graph.units import is_inside
 from compress.measure.latency_table import LatencyTable, layer_kinds, widths_of
 
 
-def snapped(count: int, whole: int) -> int:
+def snapped(count: int, whole: int, groups: int = 1) -> int:
     """Return the width at which the table is read for `count` channels of a layer that has `whole`.
 
     Runtimes compute in tiles of channels, so a width between two multiples of 8 costs about what the next one does.
-    Wide layers are read on a coarser grid of at most an eighth of the width.
+    Wide layers are read on a coarser grid of at most an eighth of the width, and widths are multiples of `groups`.
 
-    >>> snapped(9, 64), snapped(64, 64), snapped(3, 3), snapped(260, 512)
-    (16, 64, 3, 288)
+    >>> snapped(9, 64), snapped(64, 64), snapped(3, 3), snapped(260, 512), snapped(30, 48, 6)
+    (16, 64, 3, 288, 48)
     """
     step = 8
     while step * 16 <= count:
         step *= 2
+    step = math.lcm(step, groups)
     return min(whole, -(-count // step) * step)
 
 
@@ -52,9 +54,10 @@ class LatencyModel:
                 continue
             whole_in, whole_out = self._whole[path]
             in_, out = widths[path]
-            out = snapped(out, whole_out)
-            in_ = snapped(in_, whole_in) if in_ > 1 or whole_in == 1 else max(1, out * whole_in // whole_out)
-            total += sum(self._table.layer_ms(kind, in_, out) for kind in kinds)
+            for kind in kinds:
+                own_out = snapped(out, whole_out, kind.groups)
+                own_in = own_out if kind.kind == "depthwise" else snapped(in_, whole_in, kind.groups)
+                total += self._table.layer_ms(kind, own_in, own_out)
         return total
 
     def calibrate(self, layers_ms: Sequence[float], measured_ms: Sequence[float]) -> None:

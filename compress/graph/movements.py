@@ -35,12 +35,24 @@ def _same_shape(call: Call) -> None:
 
 
 @rule_for(
-    "permute transpose t slice select squeeze unsqueeze expand index index_select gather roll flip repeat cat stack "
-    "unfold pixel_shuffle pixel_unshuffle diagonal"
+    "permute transpose t slice select squeeze unsqueeze expand index index_select gather flip repeat cat stack unfold "
+    " pixel_shuffle pixel_unshuffle diagonal"
 )
 def _moved(call: Call) -> None:
     """Elements go elsewhere; so do their labels."""
     call.label(folded(call.function(*_as_labels(call, call.args), **_as_labels(call, call.kwargs))))
+
+
+@rule_for("roll")
+def _rolled(call: Call) -> None:
+    """Places may go round; channels may not, because after a cut others stand beside each other."""
+    labels = call.labels(0)
+    if labels is not None:
+        dims = call.argument("dims") or range(labels.ndim)
+        if any(call.trace.sets.varies(labels, dim) for dim in dims):
+            call.refuse("a roll of channels")
+            return
+    _moved(call)
 
 
 def _as_labels(call: Call, arguments: Any) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from compress.core.model import Model
 from compress.core.registry import Piece
 from compress.core.stage import Entry
@@ -27,7 +29,7 @@ class Clock:
     @classmethod
     @contextmanager
     def against(cls, reference: Entry, runtime: Piece[Any], *, batch: int, rounds: int) -> Iterator[Clock]:
-        """Open `reference` in `runtime` for as long as the context lasts.
+        """Open `reference` in `runtime` for as long as the context lasts; what else happens in it keeps its threads.
 
         Args:
             reference: Entry that the ratios refer to.
@@ -35,7 +37,9 @@ class Clock:
             batch: Inputs of one call.
             rounds: Samples of the reference and of the candidate.
         """
+        before = torch.get_num_threads()
         with runtime(reference) as session:
+            torch.set_num_threads(before)
             yield cls(runtime, session, reference.model, batch=batch, rounds=rounds)
 
     def measure(self, candidate: Model) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.core.budget import Budget, Cost, Infeasible, RelativeBudget
 from compress.core.journal import Journal
@@ -16,9 +16,10 @@ from compress.core.model import Model
 from compress.core.task import Task
 from compress.graph.absorption import absorb
 from compress.graph.cost_model import COUNTED, CostModel
-from compress.graph.groups import find_blocks, has_one_writer, trace_groups
+from compress.graph.groups import find_blocks, trace_groups
 from compress.graph.latency_model import LatencyModel
 from compress.graph.stats import gather
+from compress.graph.streams import inner_groups
 from compress.graph.surgery import apply, changes_nothing, plan_from_kept
 from compress.graph.units import BLOCKS, Block, ChannelGroup
 from compress.measure import cost_of
@@ -81,7 +82,9 @@ class Network:
         self.model = model
         self.groups: tuple[ChannelGroup, ...] = trace_groups(model.module, model.input.example())
         self.blocks: tuple[Block, ...] = find_blocks(model.module) if config.has_blocks else ()
-        self.ranked = tuple(group for group in self.groups if _may_go(model.module, group, config))
+        self.ranked = self.groups if config.has_channels else ()
+        if config.reach == "inside":
+            self.ranked = inner_groups(model.module, self.ranked, x_BCHW)
         counts = CostModel(model.module, self.groups, x_BCHW)
         latency = None if table is None else LatencyModel(model.module, counts, x_BCHW, table)
         self.amounts = Amounts(counts, self.blocks, latency)
@@ -121,6 +124,7 @@ class Session:
         if clock is not None:
             self.table = LatencyTable(config.runtime, self.journal, batch=config.latency_batch)
         self.target, self.aim = target, 1.0
+        self.start_digest = digest_of(start)
         self.whole = Network(start, config, self.table)
         self.part = self.parts_of(start)
         self.curves: Mapping[str, Any] | None = None
@@ -200,7 +204,7 @@ class Session:
             limit=config.trial_images,
             seed=config.seed,
         )
-        if self.curves is not None and not self.cuts:
+        if self.curves is not None and judge.settings["network"] == self.start_digest:
             judge.learn(self.curves)
         masks = config.allocator(scores, *spending(network.amounts, self._limits(depth)), judge.loss)
         return Choice(network.groups, *split_masks(masks, network.blocks), scores)
@@ -244,36 +248,40 @@ class Session:
 
     def _refereed(self, network: Network, scores: Mapping[str, Tensor]) -> tuple[Choice, list[dict[str, float]]]:
         """Allocate, cut, measure and correct the aim, until the tightest measured limit is kept closely from below."""
-        seen: dict[str, tuple[float, Choice]] = {}
+        seen: dict[str, tuple[dict[str, float], Choice]] = {}
         tried: list[tuple[float, float]] = []
+        unreachable = 0.0
         for _ in range(NUM_CORRECTIONS):
             try:
                 choice = self._choice(network, scores, 1.0)
             except Infeasible:
-                if any(spent <= 1 for spent, _ in seen.values()):
-                    break
-                raise
+                if not tried:
+                    raise
+                unreachable = self.aim
+                self.aim = (unreachable + min(aim for aim, _ in tried)) / 2
+                continue
             key = json.dumps(_plan(choice), sort_keys=True)
             if key not in seen:
                 parts = self.parts_of(self._cut(network, choice))
-                seen[key] = (max(parts[name] / limit for name, limit in self.target.measured.items()), choice)
-            tried.append((self.aim, seen[key][0]))
-            if CLOSE <= seen[key][0] <= 1:
+                seen[key] = ({name: parts[name] / limit for name, limit in self.target.measured.items()}, choice)
+            tried.append((self.aim, max(seen[key][0].values())))
+            if CLOSE <= tried[-1][1] <= 1:
                 break
-            self.aim = next_aim(tried)
-        spent, choice = max(seen.values(), key=lambda found: found[0] if found[0] <= 1 else -found[0])
-        if spent > 1:
-            raise self._refusal(spent)
+            following = next_aim(tried)
+            self.aim = following if following > unreachable else (unreachable + self.aim) / 2
+        fitting = [found for found in seen.values() if max(found[0].values()) <= 1]
+        if not fitting:
+            raise self._refusal([shares for shares, _ in seen.values()])
+        _, choice = max(fitting, key=lambda found: max(found[0].values()))
         return choice, [{"aim": aim, "spent": spent} for aim, spent in tried]
 
-    def _refusal(self, spent: float) -> Infeasible:
-        name, part = min(self.target.measured.items(), key=lambda item: item[1])
-        return Infeasible(f"{name} in parts of the reference", part, spent * part)
-
-
-def _may_go(module: nn.Module, group: ChannelGroup, config: CutConfig) -> bool:
-    """Return whether channels of `group` are among what may go."""
-    return config.has_channels and (config.reach == "all" or has_one_writer(module, group))
+    def _refusal(self, tried: Sequence[Mapping[str, float]]) -> Infeasible:
+        """Return the error for tries that spent these parts of the measured limits."""
+        closest = min(tried, key=lambda shares: max(shares.values()))
+        name = max(closest, key=lambda name: closest[name])
+        limit = self.target.measured[name]
+        what = f"{name} in parts of the reference, of {len(tried)} networks that were measured,"
+        return Infeasible(what, limit, limit * closest[name])
 
 
 def _plan(choice: Choice) -> dict[str, Any]:

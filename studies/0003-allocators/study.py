@@ -51,6 +51,15 @@ BASE: dict[str, Any] = {
     "test_limit": 0,
     "rounds": 40,
 }
+#: What allocators that ask for losses find measured already: the widths of `round_to` 16, and blocks.
+CURVES: dict[str, Any] = {
+    "criterion": "taylor",
+    "ratios": [0.75, 0.5, 0.25],
+    "recalibrate_batches": 2,
+    "validation_limit": 1000,
+    "batch_size": 128,
+}
+ASKS_LOSSES = ("with_blocks", "with_blocks_and_teacher", "measured_greedy", "sensitivity", "genetic")
 #: Rows of ours beside one for each allocator: whole blocks in the ranking, and the unpruned model as the teacher.
 WITH_BLOCKS: dict[str, Any] = {
     "allocator": {"name": "measured_greedy", "round_to": 16},
@@ -66,8 +75,8 @@ NUM_TRIES = 7
 
 def quick() -> Iterator[Cell]:
     """Twice as fast at batch 1: four rows, one seed, one learning rate, 2,000 test images."""
-    options = {**BASE["options"], "latency_rounds": 8, "score_batches": 8}
-    base = {**BASE, "options": options, "rates": [0.01], "test_limit": 2000, "rounds": 10, "score_batches": 8}
+    options = {**BASE["options"], "latency_rounds": 12}
+    base = {**BASE, "options": options, "rates": [0.01], "test_limit": 2000, "rounds": 10}
     yield from grid(
         base,
         ours={BASELINE: {"allocator": BASELINE}, "with_blocks": WITH_BLOCKS, "with_blocks_and_teacher": TAUGHT},
@@ -98,7 +107,9 @@ def grid(
         aim = {"speed": speed, "batch": batch}
         for name, own in ours.items():
             options = {**base["options"], **own, "budget": f"latency_ms={1 / speed:.4g}", "latency_batch": batch}
-            yield from seeded_cells(_name(name, speed, batch), {**base, "options": options, "aim": aim}, seeds)
+            curves = {"curves": CURVES} if name in ASKS_LOSSES else {}
+            settings = {**base, **curves, "options": options, "aim": aim}
+            yield from seeded_cells(_name(name, speed, batch), settings, seeds)
         for name in theirs:
             settings = {**base, "importance": name, "aim": aim}
             yield from seeded_cells(_name(f"{THEIRS}{name}", speed, batch), settings, seeds)

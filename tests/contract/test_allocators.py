@@ -119,7 +119,7 @@ def test_a_larger_choice_would_not_have_fitted(name, seed):
     scores, cost = problem(seed)
     limits = torch.linspace(0.3, 1, 30, dtype=torch.float64).mul(cost(whole(scores))).tolist()
     choices = [bound(name)(scores, cost, limit, loss_of) for limit in limits]
-    assert len({cost(kept) for kept in choices}) > 3
+    assert len({cost(kept) for kept in choices}) >= 3
     for limit, kept, larger in zip(limits, choices, choices[1:], strict=False):
         assert cost(larger) == cost(kept) or cost(larger) > limit
 

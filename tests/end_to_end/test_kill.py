@@ -126,4 +126,3 @@ def test_a_killed_stage_ends_in_the_same_result(undisturbed, tmp_path, stage):
     assert expected or stage == "gate"
     after = {path.parent.name: path.stat().st_mtime_ns for path in (store / "entries").glob("*/entry.json")}
     assert {name: after[name] for name in before} == before
-    assert run(store, stage, refs)["is_reused"]

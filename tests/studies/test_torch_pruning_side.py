@@ -1,13 +1,18 @@
+"""Torch-Pruning on our networks."""
+
 import pytest
 import torch
 from torch import nn
 
+from compress import catalogue
 from compress.core.model import BUILDERS, Model
 from compress.core.random import generator
 from compress.core.task import TASKS
 from compress.measure.measures import macs
 from compress.models.resnet_cifar import PadShortcut
 from studies.torch_pruning_side import IMPORTANCES, Way, cut_by_torch_pruning, ignored_layers
+
+catalogue.load()
 
 SIZES = {"batches": 1, "batch_size": 16, "seed": 0}
 

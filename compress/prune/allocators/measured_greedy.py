@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -22,7 +23,8 @@ def measured_greedy(
 ) -> Masks:
     """Try every removal out on the network and make the one that raises the loss least for the cost it saves.
 
-    next = argmin over groups g and widths n < n_g, and blocks, of (L(after) - L(now)) / (cost saved).
+    next = argmin over groups g and widths n < n_g, and blocks, of max(0, L(after) - L(now)) / (cost saved); of equal
+    ones that which saves most, so that noise in losses that do not rise decides nothing.
 
     Args:
         scores: Worth of the channels (C,) by group: which channels a width keeps. Blocks are the group BLOCKS.
@@ -38,7 +40,8 @@ def measured_greedy(
     Differs from the paper: no fine-tuning between the removals; a removal that was tried at an earlier step is tried
     again only when its old price is the best, which is right as long as removals get dearer; blocks as well.
 
-    Cost: one trial for each allowed width of each group and each block, and a few for each removal afterwards.
+    Cost: one trial for each allowed width of each group and each block; after each removal one for each smaller width
+    of that group, and a few more.
 
     Reference: Yang et al., "NetAdapt", ECCV 2018, algorithm 1; lazy evaluation of Minoux, 1978.
 
@@ -72,8 +75,9 @@ class _Prices:
                 self._try(masks, offer, here)
                 fresh.add(k)
         while True:
-            prices = [self._rises[_what_goes(masks, offer)] / offer.saved for offer in offers]
-            winner = min(range(len(offers)), key=lambda k: (prices[k], k))
+            rises = [self._rises[_what_goes(masks, offer)] for offer in offers]
+            prices = [max(rise, 0.0) / offer.saved for rise, offer in zip(rises, offers, strict=True)]
+            winner = min(range(len(offers)), key=lambda k: (prices[k], -offers[k].saved, k))
             if winner in fresh:
                 return winner
             self._try(masks, offers[winner], here)
@@ -81,7 +85,8 @@ class _Prices:
 
     def _try(self, masks: Masks, offer: Offer, here: float) -> None:
         after = {**masks, offer.move.group: offer.move.mask_C}
-        self._rises[_what_goes(masks, offer)] = self._loss_of(after) - here
+        rise = self._loss_of(after) - here
+        self._rises[_what_goes(masks, offer)] = math.inf if math.isnan(rise) else rise
 
 
 def _what_goes(masks: Mapping[str, Tensor], offer: Offer) -> tuple[str, tuple[int, ...]]:

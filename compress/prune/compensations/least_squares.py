@@ -43,6 +43,8 @@ def least_squares(moments: Moments, kept_C: Tensor, *, ridge: float = 1e-4) -> M
     """
     if not ridge > 0:
         raise ValueError(f"ridge={ridge!r}: it must be above 0, or kept channels that are alike have no solution.")
+    if not moments.covariance_CC.isfinite().all():
+        raise ValueError("activations are infinite or not a number: the network diverged, so nothing can take over.")
     kept = kept_C.to(moments.mean_C.device)
     mean_C, covariance_CC = moments.mean_C.double(), moments.covariance_CC.double()
     covariance_RK, covariance_KK = covariance_CC[~kept][:, kept], covariance_CC[kept][:, kept]

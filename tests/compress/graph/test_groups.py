@@ -13,7 +13,6 @@ from compress.graph.groups import (
     NotPrunable,
     NotVerified,
     find_blocks,
-    has_one_writer,
     is_inside,
     kept_masks,
     trace_groups,
@@ -266,23 +265,3 @@ def test_member_positions_and_paths() -> None:
     assert member.positions(torch.tensor([True, False, True])) == [0, 1, 4, 5]
     assert is_inside("a.b", ["a"])
     assert not is_inside("ab", ["a"])
-
-
-def test_a_stream_has_several_writers_and_depthwise_layers_write_nothing():
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem = nn.Conv2d(3, 8, 1)
-            self.wide = nn.Conv2d(8, 16, 1)
-            self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
-            self.narrow = nn.Conv2d(16, 8, 1)
-            self.head = nn.Linear(8, 4)
-
-        def forward(self, x_BCHW):
-            x_BCHW = self.stem(x_BCHW)
-            x_BCHW = x_BCHW + self.narrow(self.depthwise(self.wide(x_BCHW)))
-            return self.head(x_BCHW.mean((2, 3)))
-
-    module = Network()
-    found = {group.name: has_one_writer(module, group) for group in trace_groups(module, torch.randn(2, 3, 8, 8))}
-    assert found == {"stem": False, "wide": True}

@@ -66,6 +66,7 @@ def test_units(between, channels, made, read):
         (lambda x: torch.cat([part.relu() for part in x.split([3, 5], 1)], 1), 8, "a split into 3, 5"),
         (lambda x: functional.pad(x, (0, 0, 0, 0, 0, 2)), 10, "a padding of channels"),
         (lambda x: x.sort(1).values, 8, "the operation sort"),
+        (lambda x: x.roll(1, 1), 8, "a roll of channels"),
         (lambda x: x.reshape(2, 8, 4, 4)[:, [0, 1, 2, 3, 4, 5, 6, 7]], 8, "cutting them does not equal zeroing them"),
     ],
 )

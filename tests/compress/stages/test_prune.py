@@ -130,12 +130,12 @@ def test_channels_inside_blocks_may_go_alone(tmp_path):
 
 
 def test_a_latency_limit_is_kept_from_below_and_measured_once(tmp_path):
-    options = {"budget": "latency_ms=0.9", "units": "channels and blocks", "latency_rounds": 5, "latency_batch": 512}
+    options = {"budget": "latency_ms=0.75", "units": "channels and blocks", "latency_rounds": 5, "latency_batch": 512}
     options |= {"allocator": {"name": "latency_knapsack", "round_to": 2}, "criterion": "taylor"}
     first = run(tmp_path, **options)
     spent = [row["spent"] for row in first.report["cuts"][-1]["tries"]]
     assert min(spent) <= 1
-    assert first.report["limits"] == {"latency_ms": 0.9}
+    assert first.report["limits"] == {"latency_ms": 0.75}
     assert first.report["cost"]["macs"] < first.report["cost_before"]["macs"]
     again = run(tmp_path, **options)
     assert again.report["cuts"] == first.report["cuts"]
@@ -231,3 +231,20 @@ def test_layers_are_converted_where_that_is_faster(tmp_path):
         PruneConfig(conversion_share=0.5)
     with pytest.raises(ValueError, match="leave no fine-tuning"):
         PruneConfig(conversion="depthwise", conversion_share=0.5, sparsity="group_lasso", sparsity_share=0.5)
+
+
+def test_what_is_measured_decides_and_names_what_is_out_of_reach(tmp_path, monkeypatch):
+    whole = cost_of(toy_model()).macs
+
+    def parts_of(_, model):
+        return {"size_bytes": 0.3 + 0.7 * cost_of(model).macs / whole}
+
+    for name in ("reached", "missed"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("compress.prune.session.Session.parts_of", parts_of)
+    report = run(tmp_path / "reached", budget="size_bytes=0.8").report
+    spent = {row["spent"] for row in report["cuts"][-1]["tries"]}
+    assert (0.3 + 0.7 * report["cost"]["macs"] / whole) / 0.8 in spent
+    assert report["cost"]["macs"] <= 0.5 / 0.7 * whole
+    with pytest.raises(Infeasible, match="size_bytes"):
+        run(tmp_path / "missed", budget="size_bytes=0.31")
