@@ -149,6 +149,13 @@ def test_the_library_imports_within_a_second_of_torch():
     assert min(float(run_python(code)) for _ in range(3)) < 1.0
 
 
+def test_steps_that_compute_nothing_do_without_torch():
+    """Every task of a run is a process of its own; torch alone would take most of its time."""
+    code = "import sys, deploy.conclude, deploy.promote, deploy.report, deploy.step; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_every_module_of_the_library_imports_without_any_extra():
     code = """
 import importlib, pkgutil, sys

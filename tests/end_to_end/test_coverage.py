@@ -6,15 +6,15 @@ from deploy.coverage.__main__ import tried
 from deploy.coverage.steps import STEPS
 
 NETWORKS = (
-    ("torchvision:convnext_tiny", 32),
-    ("torchvision:densenet121", 32),
     ("torchvision:googlenet", 32),
+    ("torchvision:mnasnet0_5", 32),
+    ("torchvision:mobilenet_v3_small", 32),
     ("torchvision:regnet_y_400mf", 32),
-    ("torchvision:resnext50_32x4d", 32),
     ("torchvision:shufflenet_v2_x0_5", 32),
     ("torchvision:swin_t", 64),
-    ("torchvision:swin_v2_t", 64),
+    ("timm:convnext_atto", 32),
     ("timm:ghostnet_100", 32),
+    ("timm:resnet10t", 32),
     ("timm:vit_tiny_patch16_224", 32),
 )
 

@@ -12,6 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compress import catalogue
+from compress.core.stage import Ref
+from compress.run import run_stage, task_of
+from compress.store import LocalStore
+
+catalogue.load()
+
 SECATEUR = Path(sys.executable).parent / "secateur"
 DIGITS = json.dumps({"name": "digits", "limit": 256})
 NET = {"name": "resnet_cifar", "depth": 8, "width": 8}
@@ -102,10 +109,14 @@ def untimed(report, prefix=""):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    store, refs = tmp_path_factory.mktemp("undisturbed") / "store", {}
-    for stage in STAGES:
-        refs[stage] = run(store, stage, refs)["ref"]
-    return store, refs
+    """Every stage once, one process for all."""
+    root = tmp_path_factory.mktemp("undisturbed") / "store"
+    store, refs = LocalStore(root), {}
+    for stage, roles, config in CHAIN:
+        parents = {role: Ref(refs[parent]) for role, parent in roles.items()}
+        task = None if stage == "gate" else task_of(json.loads(DIGITS))
+        refs[stage] = str(run_stage(stage, config, parents, task, store).entry.ref)
+    return root, refs
 
 
 @pytest.mark.slow
