@@ -13,7 +13,7 @@ class Infeasible(ValueError):
         self.what, self.limit, self.smallest = what, limit, smallest
         super().__init__(
             f"no model fits {what} <= {limit:,.6g}: the smallest reachable is {smallest:,.6g}. "
-            f"Raise the limit to at least that, or let the stage remove more (reach=all, min_kept_ratio, blocks)."
+            f"Raise the limit to at least that, or let the stage remove more (min_kept_ratio, more groups or blocks)."
         )
 
 

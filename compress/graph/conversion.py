@@ -7,8 +7,7 @@ A plan is JSON and self-contained::
         "layer1.0.conv2": {"to": "low_rank", "rank": 6}}}
 
 A replay gives the structure; the weights come from a file, or from `convert_with`. What comes out are plain
-convolutions, one at the old path or a few in a `Sequential`, so that a later cut sees nothing unusual. Channels of a
-convolution with groups stay whole then, as `trace_groups` says.
+convolutions, one at the old path or a few in a `Sequential`, so that a later cut sees nothing unusual.
 """
 
 from __future__ import annotations

@@ -206,7 +206,12 @@ class Session:
         )
         if self.curves is not None and judge.settings["network"] == self.start_digest:
             judge.learn(self.curves)
-        masks = config.allocator(scores, *spending(network.amounts, self._limits(depth)), judge.loss)
+        try:
+            masks = config.allocator(scores, *spending(network.amounts, self._limits(depth)), judge.loss)
+        except Infeasible as error:
+            if len(network.ranked) < len(network.groups) and config.has_channels:
+                error.args = (f"{error} With reach=all, channels of the streams between blocks may go too.",)
+            raise
         return Choice(network.groups, *split_masks(masks, network.blocks), scores)
 
     def _scores(self, network: Network, depth: float) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ class NothingFits(Infeasible):
         self.args = (
             f"no model fits {wanted}: the smallest reachable has {reached}. Raise the limit of "
             f"{' and '.join(name for name in limits if smallest[name] > limits[name])}, or let the stage remove more "
-            f"(reach=all, min_kept_ratio, blocks).",
+            f"(min_kept_ratio, more groups).",
         )
 
 
