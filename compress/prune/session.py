@@ -14,7 +14,6 @@ from compress.core.budget import Budget, Cost, Infeasible, RelativeBudget
 from compress.core.journal import Journal
 from compress.core.model import Model
 from compress.core.task import Task
-from compress.graph.absorption import absorb
 from compress.graph.cost_model import COUNTED, CostModel
 from compress.graph.groups import find_blocks, trace_groups
 from compress.graph.latency_model import LatencyModel
@@ -26,8 +25,9 @@ from compress.measure import cost_of
 from compress.measure.aim import CLOSE, next_aim
 from compress.measure.clock import Clock
 from compress.measure.latency_table import LatencyTable
+from compress.prune.compensating import Compensator
 from compress.prune.schedules.family import Choice
-from compress.prune.settings import CutConfig, is_active
+from compress.prune.settings import CutConfig
 from compress.prune.spending import FORESEEN, Amounts, limits_at, spending, split_masks
 from compress.prune.trials import Judge, digest_of
 from compress.train.recalibrate import recalibrate_batch_norm
@@ -75,9 +75,9 @@ class Target:
 
 
 class Network:
-    """One state of the network: its units, what they are worth and what they cost."""
+    """One state of the network: its units, what they cost, and what can take over from them."""
 
-    def __init__(self, model: Model, config: CutConfig, table: LatencyTable | None) -> None:
+    def __init__(self, model: Model, config: CutConfig, task: Task, table: LatencyTable | None) -> None:
         x_BCHW = model.input.example(1)
         self.model = model
         self.groups: tuple[ChannelGroup, ...] = trace_groups(model.module, model.input.example())
@@ -88,6 +88,8 @@ class Network:
         counts = CostModel(model.module, self.groups, x_BCHW)
         latency = None if table is None else LatencyModel(model.module, counts, x_BCHW, table)
         self.amounts = Amounts(counts, self.blocks, latency)
+        sizes = {"num_batches": config.score_batches, "batch_size": config.batch_size, "seed": config.seed}
+        self.compensator = Compensator(model, self.groups, task, config.compensation, **sizes)
 
     def plan_of(self, masks: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the plan that leaves out what `masks` do not keep."""
@@ -125,7 +127,7 @@ class Session:
             self.table = LatencyTable(config.runtime, self.journal, batch=config.latency_batch)
         self.target, self.aim = target, 1.0
         self.start_digest = digest_of(start)
-        self.whole = Network(start, config, self.table)
+        self.whole = Network(start, config, task, self.table)
         self.part = self.parts_of(start)
         self.curves: Mapping[str, Any] | None = None
         self.choice: Choice | None = None
@@ -133,17 +135,17 @@ class Session:
 
     def choose(self, model: Model, depth: float) -> Choice:
         """Return what a cut to `depth` would take away now."""
-        network = Network(model, self.config, self.table)
+        network = Network(model, self.config, self.task, self.table)
         return self._choice(network, self._scores(network, depth), depth)
 
     def cut(self, model: Model) -> Model:
         """Score, allocate and cut to the end at once, unjudged and not recalibrated; for limits that are counted."""
-        network = Network(model, self.config, self.table)
+        network = Network(model, self.config, self.task, self.table)
         return self._cut(network, self._choice(network, self._scores(network, 1.0), 1.0))
 
     def prune_to(self, model: Model, depth: float) -> Model:
         """Score, allocate, cut and recalibrate; at depth 1 until measured limits are kept, closely."""
-        network, cost_before = Network(model, self.config, self.table), cost_of(model).as_json()
+        network, cost_before = Network(model, self.config, self.task, self.table), cost_of(model).as_json()
         scores = self._scores(network, depth)
         choice = self._choice(network, scores, depth)
         tries: list[dict[str, float]] = []
@@ -195,9 +197,7 @@ class Session:
     def _choice(self, network: Network, scores: Mapping[str, Tensor], depth: float) -> Choice:
         config = self.config
         judge = Judge(
-            network.model,
-            network.groups,
-            self.task,
+            network.compensator,
             self.journal,
             num_batches=config.trial_batches,
             batch_size=config.batch_size,
@@ -235,20 +235,7 @@ class Session:
     def _cut(self, network: Network, choice: Choice) -> Model:
         if changes_nothing(_plan(choice)):
             return network.model
-        model = network.model
-        if is_active(self.config.compensation):
-            stats = gather(
-                model.module,
-                network.groups,
-                ("moment",),
-                self.task,
-                num_batches=self.config.score_batches,
-                batch_size=self.config.batch_size,
-                seed=self.config.seed,
-            )
-            moments = {name: own.moments for name, own in stats.items()}
-            module = absorb(model.module, network.groups, choice.kept, moments, self.config.compensation)
-            model = replace(model, module=module)
+        model = replace(network.model, module=network.compensator(choice.kept))
         return apply(model, _plan(choice), stage="prune", config=self.config.as_json())
 
     def _refereed(self, network: Network, scores: Mapping[str, Tensor]) -> tuple[Choice, list[dict[str, float]]]:

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from compress.core.journal import Journal
 from compress.core.model import Model
-from compress.core.task import Task
 from compress.graph.cost_model import CostModel
 from compress.graph.groups import find_blocks
 from compress.graph.surgery import cut, plan_from_kept
-from compress.graph.units import ChannelGroup
+from compress.prune.compensating import Compensator
 from compress.prune.spending import split_masks
 from compress.train.recalibrate import recalibrate_batch_norm
 from compress.train.scoring import logits_of
 
 
 class Judge:
-    """Cuts copies of one network, recalibrates their batch norm and judges them on validation inputs.
+    """Cuts copies of one network as `prune` does, recalibrates their batch norm and judges them on validation inputs.
 
     Answers come from the journal when it has them, so the same masks are never judged twice.
 
@@ -32,9 +31,7 @@ class Judge:
 
     def __init__(
         self,
-        model: Model,
-        groups: tuple[ChannelGroup, ...],
-        task: Task,
+        compensator: Compensator,
         journal: Journal,
         *,
         num_batches: int,
@@ -45,22 +42,27 @@ class Judge:
         """Fix how trials are made.
 
         Args:
-            model: Stays as it is.
-            groups: Its groups.
-            task: Where inputs come from.
+            compensator: Of the network, which stays as it is.
             journal: What earlier trials gave.
             num_batches: Training batches for the batch-norm statistics; 0 leaves them.
             batch_size: Inputs of one such batch.
             limit: Validation inputs, the first ones; 0 for all.
             seed: Which training inputs.
         """
-        self._model, self._groups, self._task, self._journal = model, groups, task, journal
+        model, groups, task = compensator.model, compensator.groups, compensator.task
+        self._groups, self._task, self._journal, self._compensator = groups, task, journal, compensator
         self._recalibration = {"num_batches": num_batches, "batch_size": batch_size, "seed": seed}
         self._limit = limit or None
         self._costs = CostModel(model.module, groups, model.input.example(1))
         self._known: dict[str, float] = {}
         self.blocks = find_blocks(model.module)
-        self.settings: dict[str, Any] = {"network": digest_of(model), **self._recalibration, "limit": limit}
+        self.settings: dict[str, Any] = {
+            "network": digest_of(model),
+            "data": task.digest,
+            **self._recalibration,
+            "limit": limit,
+            **compensator.settings,
+        }
 
     def __call__(self, masks: Mapping[str, Tensor]) -> dict[str, float]:
         """Return loss, accuracy, macs and params of the network that masks (C,) by group leave."""
@@ -81,21 +83,21 @@ class Judge:
         """
         theirs = measured["judged"]
         if differs := [
-            f"{name} {theirs.get(name)} (here {mine})"
-            for name, mine in self.settings.items()
-            if theirs.get(name) != mine
+            f"{name} {theirs.get(name, 'none')} (here {self.settings.get(name, 'none')})"
+            for name in {**self.settings, **theirs}
+            if theirs.get(name) != self.settings.get(name)
         ]:
             raise ValueError(
                 f"the sensitivity curves were measured with {', '.join(differs)}: run the stage `sensitivity` on this "
-                f"model with recalibrate_batches, batch_size, validation_limit and seed as trial_batches, batch_size, "
-                f"trial_images and seed are here, or leave the role out."
+                f"model and data with recalibrate_batches, validation_limit, score_batches, batch_size, compensation "
+                f"and seed as trial_batches, trial_images and the others are here, or leave the role out."
             )
         for curve in measured["curves"]:
             self._known |= dict(zip(curve["keys"], curve["losses"], strict=True))
 
     def _judged(self, masks: Mapping[str, Tensor]) -> dict[str, float]:
         kept, dropped = split_masks(masks, self.blocks)
-        module = cut(self._model.module, plan_from_kept(self._groups, kept, dropped))
+        module = cut(self._compensator(kept), plan_from_kept(self._groups, kept, dropped))
         if self._recalibration["num_batches"]:
             recalibrate_batch_norm(module, self._task, **self._recalibration)
         logits_NC, labels_N = logits_of(module, self._task, "validation", limit=self._limit)

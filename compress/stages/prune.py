@@ -114,7 +114,7 @@ def _taps(model: Model, penalty: Penalty | None, on_step: OnStep | None) -> Taps
     return taps
 
 
-@STAGES.register("prune", config=PruneConfig, roles=("model",), optional_roles=("reference", "sensitivity"), version=3)
+@STAGES.register("prune", config=PruneConfig, roles=("model",), optional_roles=("reference", "sensitivity"), version=4)
 def prune(call: StageCall) -> StageResult:
     """Cut channels and blocks until the network fits a budget, then fine-tune it.
 

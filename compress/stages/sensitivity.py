@@ -12,6 +12,8 @@ from compress.core.stage import STAGES, StageCall, StageConfig, StageResult, pie
 from compress.graph.groups import find_blocks, trace_groups
 from compress.graph.stats import gather
 from compress.measure.costs import cost_of
+from compress.prune.compensating import Compensator
+from compress.prune.compensations import COMPENSATIONS
 from compress.prune.criteria import CRITERIA
 from compress.prune.sensitivity import curves
 from compress.prune.trials import Judge
@@ -27,7 +29,8 @@ class SensitivityConfig(StageConfig):
     Attributes:
         criterion: What a channel is worth; of each group the best stay. Blocks are dropped one by one without it.
         ratios: Parts of a group to keep, each in (0, 1).
-        score_batches: Training batches of `batch_size` from which a criterion's gradients are gathered.
+        compensation: What the remaining channels take over from those that go.
+        score_batches: Training batches of `batch_size` for what the criterion and the compensation gather.
         recalibrate_batches: Training batches for the batch-norm statistics of a cut network; 0 leaves them.
         validation_limit: Validation inputs that judge a cut network, the first ones; 0 for all.
         batch_size: Inputs of a training batch.
@@ -36,6 +39,7 @@ class SensitivityConfig(StageConfig):
 
     criterion: Piece[Any] = piece_field(CRITERIA, "magnitude")
     ratios: tuple[float, ...] = (0.75, 0.5, 0.25, 0.1)
+    compensation: Piece[Any] = piece_field(COMPENSATIONS, "least_squares")
     score_batches: int = 16
     recalibrate_batches: int = 8
     validation_limit: int = 0
@@ -56,11 +60,12 @@ class SensitivityConfig(StageConfig):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be {least} or more.")
 
 
-@STAGES.register("sensitivity", config=SensitivityConfig, roles=("model",))
+@STAGES.register("sensitivity", config=SensitivityConfig, roles=("model",), version=2)
 def sensitivity(call: StageCall) -> StageResult:
     """Cut every group of channels and every block alone, and measure what the network loses.
 
-    The weights stay as they are; only batch-norm statistics are measured anew. The file sensitivity.json holds the
+    The remaining channels take over as in the stage `prune`, and batch-norm statistics are measured anew; nothing is
+    trained. The file sensitivity.json holds the
     curves for other programs.
 
     Args:
@@ -71,13 +76,10 @@ def sensitivity(call: StageCall) -> StageResult:
     if not groups and not find_blocks(model.module):
         raise ValueError("this network has neither channels nor blocks that can be cut: there is nothing to measure.")
     settings = {"batch_size": config.batch_size, "seed": config.seed}
-    stats = gather(
-        model.module, groups, config.criterion.card.needs, task, num_batches=config.score_batches, **settings
-    )
+    scoring = {"num_batches": config.score_batches, **settings}
+    stats = gather(model.module, groups, config.criterion.card.needs, task, **scoring)
     judge = Judge(
-        model,
-        groups,
-        task,
+        Compensator(model, groups, task, config.compensation, **scoring),
         Journal(call.scratch / JOURNAL),
         num_batches=config.recalibrate_batches,
         limit=config.validation_limit,

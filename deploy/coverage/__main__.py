@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib import metadata
+from functools import cache
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from deploy.coverage.steps import FACTS, STEPS
 from deploy.coverage.table import is_passed, table
 
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime")
+#: Packages of ours on which a result depends.
+TRIED_CODE = ("compress.graph", "deploy.coverage")
 
 
 def tried(builder: str, pixels: int, limit_s: float) -> dict[str, Any]:
@@ -45,7 +49,18 @@ def tried(builder: str, pixels: int, limit_s: float) -> dict[str, Any]:
                     "reason", f"not done after {limit_s:.0f} s" if ended is None else f"ended with {ended}"
                 )
                 break
-    return {"builder": builder, "pixels": pixels, **facts, "seconds": round(time.monotonic() - started)}
+    seconds = round(time.monotonic() - started)
+    return {"builder": builder, "pixels": pixels, **facts, "seconds": seconds, "made_with": made_with()}
+
+
+@cache
+def made_with() -> dict[str, str]:
+    """Return the versions of the packages, and as "code" 12 digits of what is tried here."""
+    code = hashlib.sha256()
+    for package in TRIED_CODE:
+        for path in sorted(Path(str(import_module(package).__file__)).parent.glob("*.py")):
+            code.update(path.read_bytes())
+    return {**{name: metadata.version(name) for name in PACKAGES}, "code": code.hexdigest()[:12]}
 
 
 def _run(args: Sequence[str], limit_s: float) -> int | None:
@@ -67,12 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/coverage.md"), help="the table; facts go beside it")
     parser.add_argument("--limit-s", type=float, default=1800.0, help="seconds for one network")
     parser.add_argument("--again", action="store_true", help="try those again that failed before")
+    parser.add_argument("--stale", action="store_true", help="try those again that were made with other versions")
     options = parser.parse_args(argv)
     facts_path = options.out.with_suffix(".jsonl")
     known = _known(facts_path)
     wanted = [pair for name in options.set or SETS for pair in networks(name)]
     wanted = [pair for pair in wanted if not options.only or pair[0].partition(":")[2] in options.only]
-    waiting = [p for p in wanted if p[0] not in known or (options.again and not is_passed(known[p[0]]))]
+    waiting = [pair for pair in wanted if _is_due(known.get(pair[0]), again=options.again, stale=options.stale)]
     started = time.monotonic()
     for position, (builder, pixels) in enumerate(waiting):
         row = known[builder] = tried(builder, pixels, options.limit_s)
@@ -90,6 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _is_due(row: dict[str, Any] | None, *, again: bool, stale: bool) -> bool:
+    if row is None:
+        return True
+    return (again and not is_passed(row)) or (stale and row["made_with"] != made_with())
+
+
 def _known(path: Path) -> dict[str, dict[str, Any]]:
     lines = path.read_text().splitlines() if path.is_file() else []
     return {row["builder"]: row for row in map(json.loads, lines)}
@@ -99,11 +121,10 @@ def _write(facts_path: Path, out: Path, known: dict[str, dict[str, Any]]) -> Non
     """Write facts and table, each by one rename, in the order of the sets."""
     order = [builder for name in SETS for builder, _ in networks(name) if builder in known]
     rows = [known[builder] for builder in order]
-    versions = {name: metadata.version(name) for name in PACKAGES}
     out.parent.mkdir(parents=True, exist_ok=True)
     for path, text in (
         (facts_path, "".join(f"{json.dumps(row, sort_keys=True)}\n" for row in rows)),
-        (out, table(rows, versions)),
+        (out, table(rows, made_with())),
     ):
         new = path.with_suffix(f"{path.suffix}.new")
         new.write_text(text)

@@ -23,7 +23,7 @@ from compress.core.lineage import BUILDERS
 from compress.core.model import Model
 from compress.core.task import InputSpec
 from compress.graph.cost_model import CostModel
-from compress.graph.groups import trace_groups
+from compress.graph.groups import NotVerified, trace_groups
 from compress.graph.stats import gather
 from compress.graph.surgery import apply, plan_from_kept
 from compress.graph.units import ChannelGroup
@@ -40,6 +40,8 @@ PARTS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 NUM_CLASSES = 10
 #: Largest difference between torch and ONNX Runtime, relative to the largest output.
 PARITY = 1e-4
+#: Smallest difference between the outputs for different inputs, relative to the largest output.
+VARIES = 1e-5
 FACTS, LOGITS, MODEL = "facts.json", "logits.npy", "model"
 
 
@@ -64,7 +66,7 @@ class Facts:
 
 
 def cut(folder: Path, builder: str, pixels: int) -> None:
-    """Build, trace, prune, differentiate and save.
+    """Build, look whether outputs differ, trace, prune, differentiate and save.
 
     Args:
         folder: Where the facts, the model and its outputs go.
@@ -78,11 +80,14 @@ def cut(folder: Path, builder: str, pixels: int) -> None:
     model = Model(unlike(model.module), spec, model.lineage)
     x_BCHW = spec.example(1)
     costs = {name: MEASURES.bind(name)(model.module, x_BCHW) for name in ("macs", "params")}
+    _check_outputs(model)
     facts.passed("build", **costs)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         groups = trace_groups(model.module, x_BCHW)
     notes = sorted({str(warning.message) for warning in caught if "never cut" in str(warning.message)})
+    if unseen := [str(warning.message) for warning in caught if issubclass(warning.category, NotVerified)]:
+        raise Failed(unseen[0])
     if not groups:
         raise Failed(notes[0] if notes else "no channels can be cut")
     facts.passed("trace", groups=len(groups), whole=len(notes), notes=notes[:3])
@@ -110,14 +115,26 @@ def half(model: Model, groups: tuple[ChannelGroup, ...], counts: CostModel) -> t
     raise Failed(f"at least {smallest / counts.macs({}):.0%} of the multiply-adds stay")
 
 
+def _check_outputs(model: Model) -> None:
+    """Raise Failed if the outputs say nothing: then any cut would seem right."""
+    logits_BC = model(model.input.example(3))
+    if not bool(logits_BC.isfinite().all()):
+        raise Failed("some output is infinite or no number")
+    if not bool((logits_BC - logits_BC[:1]).abs().max() > VARIES * logits_BC.abs().max()):
+        raise Failed("the outputs are the same for all inputs: no cut would show")
+
+
 def _differentiate(model: Model) -> None:
     """Run forwards and backwards once."""
     module = model.module.eval().requires_grad_(True)
     loss = torch.nn.functional.cross_entropy(module(model.input.example(2)), torch.tensor([0, 1]))
     loss.backward()
-    slopes = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    if not slopes or not all(bool(slope.isfinite().all()) for slope in slopes):
+    slopes = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    if not slopes or not all(bool(slope.isfinite().all()) for slope in slopes.values()):
         raise Failed("some slope of the loss is infinite or no number")
+    still = [name for name, slope in slopes.items() if slope.ndim > 1 and not bool(slope.any())]
+    if still:
+        raise Failed(f"the loss does not depend on {still[0]} and {len(still) - 1} more weights")
     module.zero_grad(set_to_none=True)
 
 

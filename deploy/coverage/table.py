@@ -12,10 +12,10 @@ HEAD = """# Coverage
 Made by `python -m deploy.coverage`; do not edit. Each network has random weights and the smallest input that works.
 It passes these steps, the last three in a process of their own:
 
-1. **build**;
-2. **trace**: find the groups of channels, each of them verified by numbers (cut == zeroed);
+1. **build**, with outputs that differ from input to input;
+2. **trace**: find the groups of channels, each of them verified by numbers (cut == zeroed, which changes the outputs);
 3. **prune** by magnitude to half of the multiply-adds, or to the smallest part that can be reached;
-4. **backward**: run forwards and backwards;
+4. **backward**: run forwards and backwards; the loss depends on every weight, by finite slopes;
 5. **save**;
 6. **rebuild** from the record, with the same outputs;
 7. **export** to ONNX; ONNX Runtime and torch agree to 1e-4 of the largest output at batches 1, 2 and 7;
@@ -28,14 +28,19 @@ def is_passed(row: Mapping[str, Any]) -> bool:
     return list(row["passed"]) == list(STEPS)
 
 
-def table(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], made_with: Mapping[str, str]) -> str:
     """Return the page for all networks.
 
     Args:
-        rows: Facts by network, in the order of the page.
-        versions: Of the packages.
+        rows: Facts by network, in the order of the page; "made_with" tells with what.
+        made_with: Versions of the packages, and digest of the code that is tried.
     """
-    lines = [HEAD, f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.", ""]
+    lines = [HEAD, f"Made with {', '.join(f'{name} {version}' for name, version in made_with.items())}.", ""]
+    if old := [row["builder"] for row in rows if row["made_with"] != made_with]:
+        lines += [
+            f"**{len(old)} rows were made with other versions** (`--stale` tries them again): {', '.join(old)}.",
+            "",
+        ]
     for name in dict.fromkeys(row["builder"].partition(":")[0] for row in rows):
         own = [row for row in rows if row["builder"].startswith(f"{name}:")]
         good = [row for row in own if is_passed(row)]

@@ -8,14 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from compress.core.budget import RelativeBudget
 from compress.core.journal import Journal
 from compress.graph.groups import trace_groups
 from compress.graph.surgery import cut, plan_from_kept
 from compress.graph.units import BLOCKS
 from compress.measure import cost_of
 from compress.prune.allocators import ALLOCATORS
+from compress.prune.compensating import Compensator
+from compress.prune.compensations import COMPENSATIONS
 from compress.prune.sensitivity import Curve, agreement, curves, kendall, spearman
+from compress.prune.session import Session, Target
 from compress.prune.trials import Judge
+from compress.stages.prune import PruneConfig
 from compress.train.recalibrate import recalibrate_batch_norm
 from compress.train.scoring import accuracy
 from tests.compress.search.toy_training import trained_toy
@@ -30,10 +35,12 @@ def journal(tmp_path):
     return Journal(tmp_path / "trials.jsonl")
 
 
-def judge_of(journal, **more):
-    model = trained_toy()
+def judge_of(journal, compensation="none", task=None, **more):
+    model, task = trained_toy(), task or toy_task()
     groups = trace_groups(model.module, model.input.example())
-    return groups, Judge(model, groups, toy_task(), journal, **(SETTINGS | more))
+    sizes = {"num_batches": 4, "batch_size": 32, "seed": 0}
+    compensator = Compensator(model, groups, task, COMPENSATIONS.bind(compensation), **sizes)
+    return groups, Judge(compensator, journal, **(SETTINGS | more))
 
 
 def scores_of(groups):
@@ -51,6 +58,21 @@ def test_a_trial_is_the_cut_recalibrated_network(journal):
     cost = cost_of(replace(trained_toy(), module=module))
     assert (found["macs"], found["params"]) == (cost.macs, cost.params)
     assert [block.name for block in judge.blocks] == ["block"]
+
+
+def test_a_trial_is_what_the_stage_would_cut(journal, tmp_path):
+    """With what the remaining channels take over: a trial of the stage's own masks has the stage's own accuracy."""
+    options = {"budget": "macs=0.6", "score_batches": 4, "batch_size": 32, "recalibrate_batches": 2}
+    config = PruneConfig.from_json(options)
+    target = Target.of(RelativeBudget.parse(config.budget), cost_of(trained_toy()))
+    session = Session(config, toy_task(), tmp_path, trained_toy(), target, None)
+    session.prune_to(trained_toy(), 1.0)
+    masks = session.choice.kept
+    assert not all(mask_C.all() for mask_C in masks.values())
+    found = judge_of(journal, "least_squares")[1](masks)
+    assert found["accuracy"] == session.cuts[0].accuracy_recalibrated
+    assert found["macs"] == session.cuts[0].cost["macs"]
+    assert found["loss"] != judge_of(Journal(tmp_path / "plain.jsonl"))[1](masks)["loss"]
 
 
 def test_judging_leaves_the_network_alone_and_is_not_done_twice(journal):
@@ -119,8 +141,13 @@ def test_the_allocator_asks_for_losses_that_the_curves_hold(journal):
     kept = bound(scores_of(groups), count, 16, judge.loss)
     assert count(kept) == 16
     assert journal.num_new == asked
+    told = {"judged": judge.settings, "curves": found}
     with pytest.raises(ValueError, match=r"seed 0 \(here 1\)"):
-        judge_of(journal, seed=1)[1].learn({"judged": judge.settings, "curves": found})
+        judge_of(journal, seed=1)[1].learn(told)
+    with pytest.raises(ValueError, match=r"compensation none \(here .*least_squares"):
+        judge_of(journal, "least_squares")[1].learn(told)
+    with pytest.raises(ValueError, match="data "):
+        judge_of(journal, task=toy_task(seed=1))[1].learn(told)
 
 
 def curve(group, *losses, kind="channels", kept=(4, 2)):
