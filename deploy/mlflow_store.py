@@ -122,8 +122,13 @@ class MlflowStore:
             self._ask(lambda client: _registry_alias(client, self.destination, ref, model, alias))
 
     def resolve(self, name: str) -> Ref:
-        """Return the entry that an alias, a name or its unique beginning stands for; the registry is asked last."""
-        from deploy.tracking.registry import split_name, version_of
+        """Return the entry that an alias, a name or its unique beginning stands for; the registry is asked last.
+
+        Raises:
+            UnknownName: Nothing here or in the registry is called so; offers the nearest name.
+            ValueError: The registered version is no model of ours.
+        """
+        from deploy.tracking.registry import known_aliases, split_name, version_of
         from deploy.tracking.stage_run import REF_TAG
 
         try:
@@ -132,8 +137,14 @@ class MlflowStore:
             if "@" not in name:
                 raise
             version = self._ask(lambda client: version_of(client, *split_name(name)))
-            if version is None or REF_TAG not in version.tags:
-                raise
+            if version is None:
+                known = self._ask(known_aliases)
+                raise UnknownName.among(f"registered model and alias at {self.uri}", name, known) from None
+            if REF_TAG not in version.tags:
+                raise ValueError(
+                    f"{name} is version {version.version} at {self.uri}, which another program registered: it has no "
+                    f"tag {REF_TAG}. Name a version that `promote` registered, or an entry of {self.local.root}."
+                ) from None
             return Ref(version.tags[REF_TAG])
 
     def scratch(self, ref: Ref) -> Path:

@@ -35,7 +35,9 @@ def workspace_folder(workspace: str) -> Path:
     return Path(name).absolute()
 
 
-def open_store(workspace: str, *, tracking_uri: str = "", parent_run: str = "") -> MlflowStore:
+def open_store(
+    workspace: str, *, tracking_uri: str = "", parent_run: str = "", tags: Mapping[str, str] | None = None
+) -> MlflowStore:
     """Return the workspace's local store, mirrored to MLflow: where it is told, or where the parent run was opened."""
     from compress.store import LocalStore
     from deploy.mlflow_store import MlflowStore
@@ -44,7 +46,7 @@ def open_store(workspace: str, *, tracking_uri: str = "", parent_run: str = "") 
     opened = (json.loads(path.read_text())["uri"] for path in states_of(workspace, parent_run))
     uri = tracking_uri or next(opened, "") or os.environ.get("MLFLOW_TRACKING_URI")
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
-    return MlflowStore(LocalStore(folder / "store"), uri, parent_run=parent_run)
+    return MlflowStore(LocalStore(folder / "store"), uri, parent_run=parent_run, tags=tags)
 
 
 def state_path(workspace: str, pipeline_run: str) -> Path:
@@ -85,7 +87,7 @@ def run_step(
         task: JSON that `resolve` made (piece and digest).
         workspace: Folder of the local store and MLflow's default database.
         parent_run: MLflow run that this step belongs to; empty: found by SECATEUR_PIPELINE_RUN, or none.
-        label: Name of the budget, for people.
+        label: Name of the budget, for people: part of the run's name in MLflow and a tag.
         when_off: Role whose ref is passed on when the stage is off; empty for no ref at all.
 
     Returns:
@@ -102,18 +104,20 @@ def run_step(
     if ref and has_entry(root, ref):
         return _step(root, ref, is_reused=True)
     print(f"{stage}: starting", file=sys.stderr, flush=True)
-    found = make(request, workspace, parent_run)
+    found = make(request, workspace, parent_run, label)
     write_json(memo, {"ref": found["ref"], "request": request})
     return _step(root, found["ref"], is_reused=found["reused"])
 
 
 @delegated
-def make(request: Mapping[str, Any], workspace: str, parent_run: str) -> dict[str, Any]:
+def make(request: Mapping[str, Any], workspace: str, parent_run: str, label: str = "") -> dict[str, Any]:
     """Run the stage that `request` (stage, config, parents, task) asks for, unless its identity is known."""
     from compress.core.stage import Ref
     from compress.run import run_stage, task_of
+    from deploy.tracking.names import LABEL_TAG
 
-    store = open_store(workspace, parent_run=parent_run or surrounding_parent(workspace))
+    tags = {LABEL_TAG: label} if label else {}
+    store = open_store(workspace, parent_run=parent_run or surrounding_parent(workspace), tags=tags)
     refs = {role: Ref(ref) for role, ref in request["parents"].items()}
     task = task_of(request["task"]) if request["task"] else None
     outcome = run_stage(request["stage"], request["config"], refs, task, store)

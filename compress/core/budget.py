@@ -118,7 +118,9 @@ class RelativeBudget:
 
         ratios: dict[str, float] = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
-            name, _, value = (piece.strip() for piece in part.partition("="))
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals:
+                raise ValueError(f"budget {part!r}: say of what, for example macs=0.5 or latency_ms=0.6.")
             if name not in QUANTITIES:
                 raise UnknownName.among("budget quantity", name, QUANTITIES)
             try:

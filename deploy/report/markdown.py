@@ -89,6 +89,8 @@ def verdict_line(data: ReportData) -> str:
 def final_metrics(data: ReportData) -> dict[str, float]:
     """Return the numbers for the pipeline's run: the best branch under plain names, every branch under its own.
 
+    The teacher is the same for all and appears under `teacher/…` alone.
+
     >>> final_metrics(ReportData(title="nothing"))
     {}
     """
@@ -100,7 +102,7 @@ def final_metrics(data: ReportData) -> dict[str, float]:
         numbers |= {key: v for key, v in metrics_of(branch.cascade).items() if key.startswith(("cascade/", "ratio/"))}
         if len(data.branches) > 1:
             name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in branch.label)
-            found |= {f"{name}/{key}": value for key, value in numbers.items()}
+            found |= {f"{name}/{key}": value for key, value in numbers.items() if not key.startswith("teacher/")}
         if branch is best:
             found |= numbers
     return found

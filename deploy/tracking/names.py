@@ -15,6 +15,9 @@ from typing import Any
 #: Longest value that MLflow keeps of a parameter, and of a tag.
 PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 
+#: Tag of the budget's name, as the pipeline's user wrote it.
+LABEL_TAG = "secateur.budget"
+
 #: Path in a report -> (metric name, factor).
 SCALARS: Mapping[str, tuple[str, float]] = {
     "validation_accuracy": ("quality/validation_top1", 1.0),

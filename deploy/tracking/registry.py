@@ -24,6 +24,12 @@ def version_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
         raise
 
 
+def known_aliases(client: MlflowClient) -> list[str]:
+    """Return all that `version_of` can find, as "digits@champion"."""
+    names = [model.name for model in client.search_registered_models()]
+    return [f"{name}@{alias}" for name in names for alias in client.get_registered_model(name).aliases]
+
+
 def find_version(client: MlflowClient, name: str, source: str) -> ModelVersion | None:
     """Return the newest version of `name` that was registered from `source`, or None."""
     versions = client.search_model_versions(f"name = '{quoted(name)}'")

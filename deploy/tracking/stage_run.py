@@ -21,7 +21,7 @@ from deploy.tracking.destination import (
     quoted,
     surrounding_tags,
 )
-from deploy.tracking.names import metrics_of, params_of, recipe_sha256
+from deploy.tracking.names import LABEL_TAG, metrics_of, params_of, recipe_sha256
 from deploy.tracking.parents import resolve_parent
 from deploy.tracking.sampler import Sample
 
@@ -46,6 +46,9 @@ def push_entry(
 ) -> str:
     """Write one entry of the local store to MLflow and return the id of its run. Safe to repeat.
 
+    Final numbers go onto the parent run too, except those of one budget of several: which of them are the pipeline's
+    is known when it closes (`deploy.report.final_metrics`).
+
     Args:
         client: Connected to the destination.
         destination: Server, experiment, parent run.
@@ -57,7 +60,8 @@ def push_entry(
     parent = resolve_parent(client, destination.parent_run, local.root / "pending", destination)
     experiment = experiment_id(client, replace(destination, parent_run=parent))
     tags = clipped(surrounding_tags() | entry_tags(local, ref, record) | dict(destination.tags))
-    run_id = destination.run_id or _run_of(client, experiment, parent, ref, record)
+    label = destination.tags.get(LABEL_TAG, "")
+    run_id = destination.run_id or _run_of(client, experiment, parent, ref, record, label)
     _log_facts(client, run_id, record, tags, samples)
     _log_files(client, run_id, local.folder(ref), record)
     if "model/manifest.json" in record["files"]:
@@ -68,7 +72,7 @@ def push_entry(
         client.log_artifacts(run_id, str(local.folder(ref)), "entry")
         location = f"runs:/{run_id}/entry"
     _log_lineage(client, run_id, record)
-    if parent and parent != run_id and is_final(record["report"]):
+    if parent and parent != run_id and not label and is_final(record["report"]):
         _log_metrics(client, parent, metrics_of(record["report"]), _created_ms(record))
     client.set_tag(run_id, ENTRY_TAG, location)
     if not destination.run_id:
@@ -120,18 +124,18 @@ def find_model(client: MlflowClient, experiments: Sequence[str], tags: Mapping[s
     return next((model for model in found if str(model.status).endswith("READY")), None)
 
 
-def _run_of(client: MlflowClient, experiment: str, parent: str, ref: Ref, record: Mapping[str, Any]) -> str:
+def _run_of(client: MlflowClient, experiment: str, parent: str, ref: Ref, record: Mapping[str, Any], label: str) -> str:
     tags = {REF_TAG: str(ref)} | ({PARENT_TAG: parent} if parent else {})
     if found := find_run(client, experiment, tags):
         return found
     start_ms = _created_ms(record) - int(record["seconds"] * 1000)
-    run = client.create_run(experiment, start_time=start_ms, run_name=_run_name(ref, record), tags=tags)
+    run = client.create_run(experiment, start_time=start_ms, run_name=_run_name(ref, record, label), tags=tags)
     return str(run.info.run_id)
 
 
-def _run_name(ref: Ref, record: Mapping[str, Any]) -> str:
-    budget = record["identity"]["config"].get("budget", "")
-    return "-".join(part for part in (record["identity"]["stage"], str(budget), ref[-4:]) if part)
+def _run_name(ref: Ref, record: Mapping[str, Any], label: str) -> str:
+    budget = label or str(record["identity"]["config"].get("budget", ""))
+    return "-".join(part for part in (record["identity"]["stage"], budget, ref[-4:]) if part)
 
 
 def _log_facts(

@@ -24,7 +24,7 @@ from compress.store import LocalStore
 from deploy.mlflow_store import MlflowStore, flush, pending_refs, push_pending
 from deploy.tracking import Unreachable, close_parent, open_parent
 from deploy.tracking.connection import connected
-from tests.deploy.stored_run import fresh_uri, put, put_run
+from tests.deploy.stored_run import evaluation_report, fresh_uri, put, put_run
 from tests.toys import toy_model
 
 pytestmark = pytest.mark.slow
@@ -95,6 +95,16 @@ def test_final_numbers_are_on_the_parent_too(mirrored: Any) -> None:
     assert numbers["gate/passed"] == 1.0
 
 
+def test_the_parent_waits_for_the_numbers_of_one_budget_of_several(tmp_path: Path) -> None:
+    uri = fresh_uri(tmp_path)
+    parent = open_parent(uri, "toy", "two budgets")
+    store = MlflowStore(LocalStore(tmp_path / "store"), uri, parent_run=parent, tags={"secateur.budget": "half"})
+    ref = put(store, "evaluate", {}, evaluation_report())
+    runs = runs_of(uri, "toy")
+    assert runs[ref].data.metrics["quality/test_top1"] == 0.94
+    assert runs["parent"].data.metrics == {}
+
+
 def test_figures_and_recipe_are_artifacts(mirrored: Any) -> None:
     store, refs, _ = mirrored
     run = runs_of(store.uri, "secateur-toy")[refs["evaluate"]]
@@ -150,8 +160,14 @@ def test_registry_alias_and_its_resolution_elsewhere(mirrored: Any, tmp_path: Pa
     assert version.source.startswith("models:/m-")
     other = MlflowStore(LocalStore(tmp_path / "other"), store.uri)
     assert other.resolve("toy-teacher@champion") == refs["train"]
-    with pytest.raises(UnknownName):
-        other.resolve("toy-teacher@nobody")
+    with pytest.raises(UnknownName, match=r"'toy-teacher@champ'\. Did you mean 'toy-teacher@champion'\?"):
+        other.resolve("toy-teacher@champ")
+    client = client_of(store.uri)
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", "somewhere")
+    client.set_registered_model_alias("foreign", "champion", "1")
+    with pytest.raises(ValueError, match=r"another program registered: it has no tag secateur\.ref"):
+        other.resolve("foreign@champion")
     with pytest.raises(UnknownName):
         other.resolve("nothing")
 

@@ -37,8 +37,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The requests that were really worked on; the work is one small entry."""
     requests: list[dict[str, Any]] = []
 
-    def make(request: Mapping[str, Any], workspace: str, parent_run: str) -> dict[str, Any]:
-        requests.append({**request, "parent_run": parent_run})
+    def make(request: Mapping[str, Any], workspace: str, parent_run: str, label: str) -> dict[str, Any]:
+        requests.append({**request, "parent_run": parent_run, "label": label})
         ref = f"{request['stage']}-{len(requests)}"
         write_json(Path(workspace) / "store" / "entries" / ref / "entry.json", {"seconds": 1.5, "report": REPORT})
         return {"ref": ref, "reused": False}
@@ -63,6 +63,18 @@ def test_the_answer_holds_the_entry_and_its_numbers(tmp_path: Path, made: list[d
     }
     assert ask(tmp_path) == {**answer, "reused": True}
     assert len(made) == 1
+
+
+def test_the_budgets_name_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = fresh_uri(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    config = '{"builder": "toy", "max_steps": 1}'
+    more = {"config": config, "parents": {}, "task": TOY, "workspace": str(tmp_path), "parent_run": ""}
+    answer = run_step("train", **more, label="quarter")
+    client = client_of(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("secateur").experiment_id])
+    assert run.info.run_name == f"train-quarter-{answer['ref'][-4:]}"
+    assert run.data.tags["secateur.budget"] == "quarter"
 
 
 def test_parents_that_are_empty_are_left_out(tmp_path: Path, made: list[dict[str, Any]]) -> None:
@@ -152,7 +164,7 @@ from pathlib import Path
 from compress.core.layout import write_json
 from deploy import step
 
-def make(request, workspace, parent_run):
+def make(request, workspace, parent_run, label):
     write_json(Path(workspace, "store/entries/train-1/entry.json"), {"seconds": 1.0, "report": {}})
     return {"ref": "train-1", "reused": False}
 

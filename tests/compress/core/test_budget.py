@@ -28,6 +28,7 @@ def test_a_relative_budget_needs_the_reference_measured():
     ("text", "message"),
     [
         ("mac=0.5", "Did you mean 'macs'"),
+        ("0.5", "say of what, for example macs=0.5"),
         ("macs=much", "write macs=NUMBER"),
         ("macs=1.5", "lies in"),
         ("macs=0", "lies in"),

@@ -117,6 +117,7 @@ def test_final_metrics_have_plain_names_for_the_best_and_own_names_for_each() ->
     assert numbers["macs_0.5/ratio/macs"] == pytest.approx(2.0)
     assert numbers["gate/passed"] == 1.0
     assert 0 < numbers["cascade/share_small"] < 1
+    assert [key for key in numbers if "teacher/" in key] == [key for key in numbers if key.startswith("teacher/")] != []
 
 
 def test_summary_rows_are_in_the_columns_of_the_header() -> None:
