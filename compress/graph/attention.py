@@ -117,6 +117,8 @@ class SelfAttention(nn.Module):
 
     keeps_heads = True
     head_axis = ("", "in_proj_weight.0")
+    #: torch's encoder layers ask this; told no, they call the attention instead of computing with its weights.
+    batch_first = False
 
     def __init__(self, old: nn.MultiheadAttention) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -54,17 +55,18 @@ def find_blocks(module: nn.Module) -> tuple[Block, ...]:
     """Return the residual blocks of `module` that can be replaced by the identity, in module order.
 
     A block is recognised by its type or by an attribute that is true: `is_droppable`, torchvision's
-    `use_res_connect`, timm's `has_skip`.
+    `use_res_connect`, timm's `has_skip`. One that is used at several places stays: it cannot go at one of them.
     """
     known = {
         getattr(sys.modules[place], name): test for (place, name), test in RESIDUAL.items() if place in sys.modules
     }
     found: list[Block] = []
+    uses = Counter(id(layer) for _, layer in module.named_modules(remove_duplicate=False))
     for path, layer in module.named_modules():
         if not path or is_inside(path, [block.name for block in found]):
             continue
         test = next((known[base] for base in type(layer).__mro__ if base in known), None)
         is_droppable = test(layer) if test else any(getattr(layer, name, False) is True for name in SAYS_SO)
-        if is_droppable:
+        if is_droppable and uses[id(layer)] == 1:
             found.append(Block(path))
     return tuple(found)

@@ -18,6 +18,7 @@ SMALL = {
     "shufflenet": (3, 32),
     "convnext": (3, 16),
     "vit": (3, 8),
+    "encoder": (3, 8),
     "swin": (3, 24),
     "swin_v2": (3, 24),
     "maxvit": (3, 32),
@@ -44,6 +45,24 @@ class Plain(nn.Module):
         y = torch.relu(self.depthwise(torch.relu(self.up(y))))
         y = y * torch.sigmoid(self.gate(y.mean((2, 3))))[:, :, None, None]
         return self.linear(y.flatten(1))
+
+
+class Encoder(nn.Module):
+    """torch's own transformer behind a convolution, each layer with its norms at another end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 12, 4, stride=4)
+        self.encoder = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(12, 3, 20, batch_first=True, norm_first=is_first)
+                for is_first in (False, True)
+            )
+        )
+        self.linear = nn.Linear(12, 5)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.linear(self.encoder(self.patch(x_BCHW).flatten(2).transpose(1, 2)).mean(1))
 
 
 def _of_torchvision(name: str) -> nn.Module:
@@ -77,6 +96,8 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
             module: nn.Module = ToyNet(1, 3)
         elif name == "plain":
             module = Plain()
+        elif name == "encoder":
+            module = Encoder()
         elif name == "resnet20":
             module = resnet_cifar((3, 16, 16), 10, depth=20)
         else:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from compress.graph.residual import find_blocks
 from compress.graph.surgery import cut
 from tests.compress.graph.networks import network
+from tests.toys import ToyBlock
 
 FOUND = {
     "resnext": 0,
@@ -54,3 +56,9 @@ def test_every_block_of_larger_networks_can_go(library: str, name: str, count: i
     with torch.no_grad():
         left = cut(module, {"kind": "cut", "dropped": blocks, "layers": {}})(x_BCHW)
     assert left.shape == (1, 5)
+
+
+def test_a_block_that_is_used_twice_stays() -> None:
+    shared = ToyBlock(4)
+    once = [block.name for block in find_blocks(nn.Sequential(shared, ToyBlock(4), nn.Sequential(shared)))]
+    assert once == ["1"]
