@@ -28,6 +28,7 @@ from deploy.tracking.sampler import Sample
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+    from mlflow.models import ModelSignature
 
 REF_TAG = "secateur.ref"
 #: Set last: where the complete entry lies ("models:/m-…" or "runs:/…/entry").
@@ -221,13 +222,29 @@ def _logged_model(
         params=params_of({"stage": identity["stage"], **identity["config"]}),
         model_type="secateur",
     )
-    description = Description(model_id=model.model_id, run_id=run_id)
+    description = Description(model_id=model.model_id, run_id=run_id, signature=_signature(folder))
     description.add_flavor("secateur", format=1, ref=record["ref"], model="model", record="entry.json")
     client.log_model_artifacts(model.model_id, str(folder))
     with tempfile.TemporaryDirectory() as scratch:
         description.save(str(Path(scratch) / "MLmodel"))
         client.log_model_artifacts(model.model_id, scratch)
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _signature(folder: Path) -> ModelSignature:
+    """Return what goes in and out of the model of an entry: a preprocessed batch, and its logits."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from deploy.export.onnx_from_model import INPUT, OUTPUT
+
+    facts = json.loads((folder / "model" / "input.json").read_text())
+    number = np.dtype(np.float32)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(number, (-1, *facts["shape"]), INPUT)]),
+        outputs=Schema([TensorSpec(number, (-1, len(facts["class_names"])), OUTPUT)]),
+    )
 
 
 def _log_output(client: MlflowClient, run_id: str, model: LoggedModel, record: Mapping[str, Any]) -> None:
