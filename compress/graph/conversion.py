@@ -93,6 +93,10 @@ def cheaper(old: nn.Conv2d, target: Target) -> nn.Module:
     Raises:
         ValueError: The target is not known or does not fit the layer.
     """
+    if type(old) is not nn.Conv2d or old.padding_mode != "zeros":
+        raise ValueError(
+            f"a {type(old).__name__} padded with {old.padding_mode}: only a plain one, padded with zeros, can."
+        )
     kind = target.get("to")
     if kind not in MAKERS:
         raise ValueError(f'a convolution becomes {", ".join(sorted(MAKERS))}; got "to": {kind!r}.')

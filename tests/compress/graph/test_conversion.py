@@ -153,6 +153,18 @@ def test_plans_that_do_not_fit(plan, message):
         convert(toy_model().module, plan)
 
 
+class Scaled(nn.Conv2d):
+    """A convolution that does more than its weights say."""
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), Scaled(2, 2, 3)], ids=["reflect", "derived"]
+)
+def test_layers_that_would_lose_something_are_refused(layer):
+    with pytest.raises(ValueError, match=r"converting 0: a .* only a plain one, padded with zeros"):
+        convert(nn.Sequential(layer), {"kind": "convert", "layers": {"0": {"to": "low_rank", "rank": 1}}})
+
+
 def test_padding_in_words_cannot_be_separated():
     module = nn.Sequential(nn.Conv2d(2, 2, 3, padding="same"))
     with pytest.raises(ValueError, match="padding='same'"):
