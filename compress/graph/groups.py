@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from compress.core.garbage import no_collection
 from compress.graph.dependencies import Component, Slot, components
 from compress.graph.residual import find_blocks
 from compress.graph.slicers import axis_size
@@ -41,6 +42,13 @@ def trace_groups(module: nn.Module, x_BCHW: Tensor, *, is_verified: bool = True)
         is_verified: Cut random channels once and compare with zeroing them. A group for which the two differ
             is left out with a warning, so that a network that defeats the tracing is not cut wrongly.
     """
+    with no_collection():
+        groups = _found(module, x_BCHW)
+    return verified(module, groups, x_BCHW) if is_verified else groups
+
+
+def _found(module: nn.Module, x_BCHW: Tensor) -> tuple[ChannelGroup, ...]:
+    """Return what the tracing says. It keeps some thousand small lists; searching them again and again takes longer."""
     order = {path: k for k, (path, _) in enumerate(module.named_modules())}
     layouts: dict[tuple[Slot, tuple[tuple[str, Axis, int], ...]], list[Component]] = defaultdict(list)
     obstacles: dict[str, set[str]] = defaultdict(set)
@@ -62,7 +70,7 @@ def trace_groups(module: nn.Module, x_BCHW: Tensor, *, is_verified: bool = True)
             continue
         part = sum(group.name.partition("#")[0] == name for group in groups)
         groups.append(_group(module, f"{name}#{part}" if part else name, origin, layout, own))
-    return verified(module, tuple(groups), x_BCHW) if is_verified else tuple(groups)
+    return tuple(groups)
 
 
 def _first(key: tuple[Slot, object], own: Sequence[Component]) -> int:

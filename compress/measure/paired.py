@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Self
 
 import numpy as np
 
+from compress.core.garbage import no_collection
 from compress.core.random import derived_seed
 
 #: A sample repeats its call until it lasts this long, so that the clock's own error does not count.
@@ -111,7 +111,8 @@ def paired_latency(
     names = list(calls)
     chance = np.random.default_rng(derived_seed(seed, "order"))
     samples_ms: dict[str, list[float]] = {name: [] for name in names}
-    with _no_collection():
+    gc.collect()
+    with no_collection():
         repeats = {name: _repeats(call) for name, call in calls.items()}
         is_short = min(_elapsed_s(call, 1) for call in calls.values() for _ in range(2)) < COLD_BELOW_S
         for _ in range(rounds):
@@ -136,16 +137,3 @@ def _elapsed_s(call: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         call()
     return perf_counter() - start
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector out of the samples."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
-from compress.prune.criteria.pairwise import folded_products, nearest_distances
+from compress.prune.criteria.pairwise import folded_products, mean_distances, nearest_distances
 
 
 @CRITERIA.register("kernel_distance", paper="Srinivas 2015", needs=("folded",), idea="C4")
@@ -42,7 +42,8 @@ def kernel_distance(group: GroupStats, *, neighbours: int = 0) -> Tensor:
     if neighbours < 0:
         raise ValueError(f"neighbours={neighbours}: use 0 for all other kernels, or how many of the nearest count.")
     others = group.num_channels - 1
-    count = min(neighbours or others, others)
     if not others:
         return torch.zeros(1)
-    return nearest_distances(folded_products(group), count).mean(1)
+    if 0 < neighbours < others:
+        return nearest_distances(folded_products(group), neighbours).mean(1)
+    return mean_distances(folded_products(group))

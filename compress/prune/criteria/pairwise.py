@@ -71,6 +71,21 @@ def nearest_distances(products_CC: Tensor, count: int) -> Tensor:
     return torch.cat(found)
 
 
+def mean_distances(products_CC: Tensor) -> Tensor:
+    """Return the mean distance of every kernel to all others (C,), from products; for two kernels or more.
+
+    >>> kernels_CK = torch.tensor([[0.0], [3.0], [4.0]])
+    >>> mean_distances(kernels_CK @ kernels_CK.T)
+    tensor([3.5000, 2.0000, 2.5000])
+    """
+    square_C, found = products_CC.diagonal(), []
+    for rows in _blocks(len(products_CC)):
+        distances_RC = _distances(products_CC[rows].clone(), square_C[rows], square_C)
+        distances_RC[:, rows].fill_diagonal_(0)
+        found.append(distances_RC.sum(1) / (len(products_CC) - 1))
+    return torch.cat(found)
+
+
 def largest_cosine_before(products_CC: Tensor, order_C: Tensor) -> Tensor:
     """Return for every kernel the largest cosine with one that comes earlier in an order (C,), in that order.
 
