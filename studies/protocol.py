@@ -16,6 +16,8 @@ from compress.core.model import BUILDERS, Model, sha256_of
 from compress.core.stage import STAGES, Entry, Ref
 from compress.core.task import Task
 from compress.data.source import USUAL_ROOTS, MissingData
+from compress.distill import Distiller
+from compress.distill.losses import LOSSES
 from compress.measure import cost_of
 from compress.measure.compare import compare_entries
 from compress.models.pretrained import load_npz
@@ -99,7 +101,15 @@ def start_of(bench: Bench, settings: Mapping[str, Any], task: Task, seed: int = 
     return run_stage("train", config, {}, task, store).entry.ref
 
 
-def cut_by_stage(bench: Bench, start: Ref, task: Task, options: Mapping[str, Any], *, seed: int) -> Entry:
+def cut_by_stage(
+    bench: Bench,
+    start: Ref,
+    task: Task,
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    curves: Mapping[str, Any] | None = None,
+) -> Entry:
     """Return what the stage `prune` cuts, before any recovery.
 
     Args:
@@ -108,9 +118,14 @@ def cut_by_stage(bench: Bench, start: Ref, task: Task, options: Mapping[str, Any
         task: Data for scores.
         options: Configuration of the stage.
         seed: Of scores that need data or chance.
+        curves: Configuration of the stage `sensitivity`, whose curves of a seed save trials; None for none.
     """
+    store, parents = store_of(bench), {"model": start}
+    if curves:
+        measured = run_stage("sensitivity", {**curves, "seed": seed}, {"model": start}, task, store)
+        parents["sensitivity"] = measured.entry.ref
     config = {"recalibrate_batches": 0, "epochs": 0, **options, "seed": seed}
-    return run_stage("prune", config, {"model": start}, task, store_of(bench)).entry
+    return run_stage("prune", config, parents, task, store).entry
 
 
 def cut_alone(model: Model, task: Task, options: Mapping[str, Any], *, seed: int, scratch: Path) -> Model:
@@ -160,9 +175,16 @@ def recalibrated(model: Model, task: Task, settings: Mapping[str, Any], *, seed:
 
 
 def tuned(
-    model: Model, task: Task, settings: Mapping[str, Any], rate: float, *, seed: int, scratch: Path
+    model: Model,
+    task: Task,
+    settings: Mapping[str, Any],
+    rate: float,
+    *,
+    seed: int,
+    scratch: Path,
+    teacher: Model | None = None,
 ) -> tuple[Model, float]:
-    """Return a copy after the fine-tuning at one learning rate, and its validation accuracy."""
+    """Return a copy after the fine-tuning at one learning rate, perhaps by a teacher, and its validation accuracy."""
     copied = model.copy()
     config = FitConfig(
         recipe=RECIPES.bind("sgd_cosine", lr=rate),
@@ -171,12 +193,20 @@ def tuned(
         precision=settings["precision"],
         seed=seed,
     )
-    found = fit(copied.module, task, config, scratch=scratch, what=f"fine-tune at {rate:g}")
+    loss = None if teacher is None else Distiller(LOSSES.from_json(settings["loss"]), copied, teacher, seed=seed)
+    found = fit(copied.module, task, config, scratch=scratch, what=f"fine-tune at {rate:g}", loss=loss)
     return copied, found.validation_accuracy
 
 
 def recovery(
-    bench: Bench, model: Model, task: Task, settings: Mapping[str, Any], *, seed: int, rates: Sequence[float]
+    bench: Bench,
+    model: Model,
+    task: Task,
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    rates: Sequence[float],
+    teacher: Model | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Recalibrate and fine-tune a cut network, judging it after each step.
 
@@ -184,9 +214,11 @@ def recovery(
         bench: Remembers what was judged.
         model: What the cut left.
         task: Its data.
-        settings: "steps", "batch_size", "precision", "recalibrate_batches" and "test_limit" (images, 0 for all).
+        settings: "steps", "batch_size", "precision", "recalibrate_batches" and "test_limit" (images, 0 for all);
+            "loss", of LOSSES, if there is a teacher.
         seed: Of the order of the images.
         rates: Learning rates; the one with the best validation accuracy counts, of equal ones the first.
+        teacher: Whose outputs or features the network also learns from; None for labels alone.
 
     Returns:
         The fine-tuned network, and "test" and "validation" accuracies by state, "rate" and "rates".
@@ -198,7 +230,8 @@ def recovery(
         "recalibrated": bench.once("test-recalibrated", lambda: on_test(plain.module, task, limit=limit)),
     }
     before = bench.once("validation-recalibrated", lambda: on_validation(plain.module, task, limit=limit))
-    found = {rate: tuned(plain, task, settings, rate, seed=seed, scratch=scratch) for rate in rates}
+    more: dict[str, Any] = {"seed": seed, "scratch": scratch, "teacher": teacher}
+    found = {rate: tuned(plain, task, settings, rate, **more) for rate in rates}
     best = max(rates, key=lambda rate: found[rate][1])
     final = found[best][0]
     test["tuned"] = bench.once("test-tuned", lambda: on_test(final.module, task, limit=limit))
@@ -229,8 +262,7 @@ def pruned_by_stage(cell: Cell, bench: Bench) -> dict[str, Any]:
     Args:
         cell: Settings: what `start_of` wants; "options", the stage's configuration without a recipe; "rates", of which
             the first seed takes the one with the best validation accuracy and the others take that over;
-            "test_limit" and "rounds"; perhaps "curves", a configuration of the stage `sensitivity`, measured once for
-            all cells of a seed, that save trials.
+            "test_limit" and "rounds".
         bench: Holds the store.
 
     Returns:
@@ -240,14 +272,10 @@ def pruned_by_stage(cell: Cell, bench: Bench) -> dict[str, Any]:
     task = task_of(settings["task"])
     start = start_of(bench, settings, task)
     rates = [earlier["rate"] for earlier in bench.found.values()] or settings["rates"]
-    parents = {"model": start}
-    if curves := settings.get("curves"):
-        measured = run_stage("sensitivity", {**curves, "seed": cell.seed}, parents, task, store)
-        parents["sensitivity"] = measured.entry.ref
     outcomes = {}
     for rate in rates:
         config = {**settings["options"], "recipe": {"name": "sgd_cosine", "lr": rate}, "seed": cell.seed}
-        outcomes[rate] = run_stage("prune", config, parents, task, store)
+        outcomes[rate] = run_stage("prune", config, {"model": start}, task, store)
     best = max(rates, key=lambda rate: outcomes[rate].entry.report["validation_accuracy"])
     report, model = outcomes[best].entry.report, outcomes[best].entry.model
     before = store.get(start).model

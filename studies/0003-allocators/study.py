@@ -23,8 +23,8 @@ from studies.protocol import (
     RESNET56,
     by_seed,
     costs,
+    cut_by_stage,
     data_of,
-    pruned_by_stage,
     recovery,
     seeded_cells,
     start_of,
@@ -40,11 +40,10 @@ BASE: dict[str, Any] = {
     "options": {
         "criterion": "taylor",
         "normalizer": "mean",
+        "reach": "all",
         "trial_batches": 2,
         "runtime": "onnxruntime",
         "batch_size": 128,
-        "precision": "bfloat16",
-        "max_steps": 157,
         "latency_rounds": 20,
     },
     "score_batches": 16,
@@ -59,13 +58,15 @@ CURVES: dict[str, Any] = {
     "validation_limit": 1000,
     "batch_size": 128,
 }
-ASKS_LOSSES = ("with_blocks", "with_blocks_and_teacher", "measured_greedy", "sensitivity", "genetic")
 #: Rows of ours beside one for each allocator: whole blocks in the ranking, and the unpruned model as the teacher.
 WITH_BLOCKS: dict[str, Any] = {
     "allocator": {"name": "measured_greedy", "round_to": 16},
     "units": "channels and blocks",
+    "reach": "inside",
 }
-TAUGHT: dict[str, Any] = {**WITH_BLOCKS, "loss": {"name": "stage_features", "feature_weight": 100.0}}
+TAUGHT = "with_blocks_and_teacher"
+ASKS_LOSSES = ("with_blocks", TAUGHT, "measured_greedy", "sensitivity", "genetic")
+LOSS: dict[str, Any] = {"name": "stage_features", "feature_weight": 100.0}
 SPEEDS = (1.6, 2.0)
 LATENCY_BATCHES = (1, 64)
 IMPORTANCES = ("magnitude", "taylor", "geometric_median")
@@ -79,7 +80,7 @@ def quick() -> Iterator[Cell]:
     base = {**BASE, "options": options, "rates": [0.01], "test_limit": 2000, "rounds": 10}
     yield from grid(
         base,
-        ours={BASELINE: {"allocator": BASELINE}, "with_blocks": WITH_BLOCKS, "with_blocks_and_teacher": TAUGHT},
+        ours={BASELINE: {"allocator": BASELINE}, "with_blocks": WITH_BLOCKS, TAUGHT: WITH_BLOCKS},
         theirs=("taylor",),
         aims=((2.0, 1),),
         seeds=(0,),
@@ -89,7 +90,7 @@ def quick() -> Iterator[Cell]:
 def full() -> Iterator[Cell]:
     """All allocators at 1.6 and 2 times the speed, at batch 1 and 64, three seeds."""
     ours = {name: {"allocator": name} for name in ALLOCATORS}
-    ours |= {"with_blocks": WITH_BLOCKS, "with_blocks_and_teacher": TAUGHT}
+    ours |= {"with_blocks": WITH_BLOCKS, TAUGHT: WITH_BLOCKS}
     aims = tuple((speed, batch) for speed in SPEEDS for batch in LATENCY_BATCHES)
     yield from by_seed(grid(BASE, ours=ours, theirs=IMPORTANCES, aims=aims, seeds=(0, 1, 2)))
 
@@ -107,8 +108,9 @@ def grid(
         aim = {"speed": speed, "batch": batch}
         for name, own in ours.items():
             options = {**base["options"], **own, "budget": f"latency_ms={1 / speed:.4g}", "latency_batch": batch}
-            curves = {"curves": CURVES} if name in ASKS_LOSSES else {}
-            settings = {**base, **curves, "options": options, "aim": aim}
+            more = {"curves": CURVES} if name in ASKS_LOSSES else {}
+            more |= {"loss": LOSS} if name == TAUGHT else {}
+            settings = {**base, **more, "options": options, "aim": aim}
             yield from seeded_cells(_name(name, speed, batch), settings, seeds)
         for name in theirs:
             settings = {**base, "importance": name, "aim": aim}
@@ -120,19 +122,25 @@ def _name(name: str, speed: float, batch: int) -> str:
 
 
 def run(cell: Cell, bench: Bench) -> dict[str, Any]:
-    """Prune by the stage under a latency budget; or by Torch-Pruning to the multiply-adds that are as fast."""
-    if "importance" not in cell.settings:
-        return pruned_by_stage(cell, bench)
+    """Cut by the stage under a latency budget, or by Torch-Pruning to the multiply-adds that are as fast; recover."""
     settings = cell.settings
     task = task_of(settings["task"])
-    start = store_of(bench).get(start_of(bench, settings, task)).model
-    rates = [earlier["rate"] for earlier in bench.found.values()] or settings["rates"]
-    known = [earlier["found"] for earlier in bench.found.values()]
-    found = known[0] if known else bench.once("share", lambda: _share(cell, bench, start, task))
-    cut = _cut(cell, start, task, found["share"], found["way"])
-    final, judged = recovery(bench, cut, task, settings, seed=cell.seed, rates=rates)
+    ref = start_of(bench, settings, task)
+    start = store_of(bench).get(ref).model
+    earlier = next(iter(bench.found.values()), None)
+    rates = settings["rates"] if earlier is None else [earlier["rate"]]
+    if "importance" in settings:
+        share = partial(_share, cell, bench, start, task)
+        found = bench.once("share", share) if earlier is None else earlier["found"]
+        cut, dropped = _cut(cell, start, task, found["share"], found["way"]), 0
+    else:
+        curves = settings.get("curves")
+        entry = cut_by_stage(bench, ref, task, settings["options"], seed=cell.seed, curves=curves)
+        cut, dropped, found = entry.model, len(entry.report["dropped"]), {}
+    teacher = start if "loss" in settings else None
+    final, judged = recovery(bench, cut, task, settings, seed=cell.seed, rates=rates, teacher=teacher)
     size = bench.once("costs", lambda: costs(start, final, rounds=settings["rounds"]))
-    return {**judged, **size, "found": found, "dropped": 0}
+    return {**judged, **size, "found": found, "dropped": dropped}
 
 
 def _cut(cell: Cell, start: Model, task: Task, share: float, way: Mapping[str, Any]) -> Model:

@@ -55,9 +55,11 @@ def test_sparsity(tmp_path):
 def test_allocators_under_latency(tmp_path, monkeypatch):
     """The networks here are too small for a clock, so multiply-adds stand in for the time."""
     module = module_of("0003")
-    options = {**module.BASE["options"], **FIT, "criterion": "taylor"}
-    base = {**module.BASE, **DIGITS, "options": options, "rates": [0.01]}
+    sizes = {"batch_size": 32, "score_batches": 2}
+    monkeypatch.setattr(module, "CURVES", {**module.CURVES, **sizes})
+    base = {**module.BASE, **DIGITS, "options": {**module.BASE["options"], **sizes}, "rates": [0.01], "steps": 8}
     ours = {module.BASELINE: {"allocator": "uniform"}, "latency_knapsack": module.WITH_BLOCKS}
+    ours |= {"with_blocks": module.WITH_BLOCKS, module.TAUGHT: module.WITH_BLOCKS}
     cells = list(module.grid(base, ours=ours, theirs=("magnitude",), aims=((1.6, 64),), seeds=(0, 1)))
     for cell in cells:
         if "importance" not in cell.settings:
@@ -68,10 +70,14 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     assert first["found.share"] == 0.625
     assert second["found"] == first["found"]
     assert first["macs"] >= 1.6
+    alone, taught = table.of("with_blocks=1.6x,b64")[0], table.of(f"{module.TAUGHT}=1.6x,b64")[0]
+    assert alone["macs"] == taught["macs"] >= 1.6
+    assert alone["test"]["cut"] == taught["test"]["cut"]
+    assert alone["rates"] != taught["rates"], "the teacher changes the fine-tuning"
     verdict = module.conclude(table)
     assert "Torch-Pruning's magnitude" in verdict.headline
     assert "at 1.6x the speed (batch 64)" in verdict.headline
-    assert set(verdict.ideas) == {ALLOCATORS["latency_knapsack"].idea}
+    assert set(verdict.ideas) == {ALLOCATORS["latency_knapsack"].idea, "A5"}
     assert set(module.figures(table)) == {"1.6x-b64"}
 
 

@@ -56,7 +56,7 @@ def test_the_rate_that_is_better_on_validation_data_counts(bench, task, monkeypa
     worth = {0.01: 0.4, 0.05: 0.6, 0.1: 0.6}
     tried = []
 
-    def tuned(model: Model, task, settings, rate, *, seed, scratch):
+    def tuned(model: Model, task, settings, rate, *, seed, scratch, teacher):
         tried.append((rate, seed))
         return model, worth[rate]
 
