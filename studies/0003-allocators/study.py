@@ -8,6 +8,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from compress.core.budget import Infeasible
 from compress.core.model import Model
 from compress.core.stage import Entry
 from compress.core.task import Task
@@ -128,6 +129,8 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
     ref = start_of(bench, settings, task)
     start = store_of(bench).get(ref).model
     earlier = next(iter(bench.found.values()), None)
+    if earlier is not None and "unreachable" in earlier:
+        return dict(earlier)
     rates = settings["rates"] if earlier is None else [earlier["rate"]]
     if "importance" in settings:
         share = partial(_share, cell, bench, start, task)
@@ -135,7 +138,10 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
         cut, dropped = _cut(cell, start, task, found["share"], found["way"]), 0
     else:
         curves = settings.get("curves")
-        entry = cut_by_stage(bench, ref, task, settings["options"], seed=cell.seed, curves=curves)
+        try:
+            entry = cut_by_stage(bench, ref, task, settings["options"], seed=cell.seed, curves=curves)
+        except Infeasible as error:
+            return {"unreachable": str(error)}
         cut, dropped, found = entry.model, len(entry.report["dropped"]), {}
     teacher = start if "loss" in settings else None
     final, judged = recovery(bench, cut, task, settings, seed=cell.seed, rates=rates, teacher=teacher)
@@ -184,7 +190,7 @@ def conclude(table: Table) -> Verdict:
     sentences: list[str] = []
     ideas: dict[str, str] = {}
     for tail in _aims(table):
-        tuned = {name: table.values(name, "test.tuned") for name in table.names if name.endswith(tail)}
+        tuned = _reached(table, tail)
         judged = {name: table.values(name, "validation.tuned") for name in tuned}
         where = f"at {_said(tail)}"
         ours = {name: values for name, values in judged.items() if not name.startswith(THEIRS)}
@@ -199,6 +205,9 @@ def conclude(table: Table) -> Verdict:
                 allocator = name.partition("=")[0]
                 idea = ALLOCATORS[allocator].idea if allocator in ALLOCATORS else "A5"
                 ideas[idea] = sentences[-1]
+        lost = [spoken(name) for name in table.names if name.endswith(tail) and name not in tuned]
+        if lost:
+            sentences.append(f"Out of reach {where}: {', '.join(lost)}.")
     if not sentences:
         return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
     headline = sentences[0][:1].upper() + sentences[0][1:]
@@ -209,6 +218,12 @@ def conclude(table: Table) -> Verdict:
 def _aims(table: Table) -> list[str]:
     """Return the ends of names, one for each speed and batch, in the order of the cells."""
     return list(dict.fromkeys(f"={name.partition('=')[2]}" for name in table.names))
+
+
+def _reached(table: Table, tail: str) -> dict[str, dict[int, float]]:
+    """Return the test accuracies by name and seed of those that got that fast."""
+    values = {name: table.values(name, "test.tuned") for name in table.names if name.endswith(tail)}
+    return {name: found for name, found in values.items() if found}
 
 
 def _said(tail: str) -> str:
@@ -225,9 +240,8 @@ def _markdown(table: Table) -> str:
     head = ("", "wanted", "fine-tuned", "faster, batch 1", "batch 64", "MACs", "speed ÷ MACs", "blocks gone", "rate")
     lines = []
     for tail in _aims(table):
-        names = [name for name in table.names if name.endswith(tail)]
         batch = tail.partition(",b")[2]
-        for name in by_mean({name: table.values(name, "test.tuned") for name in names}):
+        for name in by_mean(_reached(table, tail)):
             row = table.of(name)[0]
             yields = fmean(
                 table.values(name, f"faster.onnxruntime, batch {batch}.value")[seed] / macs
@@ -244,8 +258,7 @@ def figures(table: Table) -> dict[str, str]:
     found = {}
     for tail in _aims(table):
         dots = []
-        names = [name for name in table.names if name.endswith(tail)]
-        for name in by_mean({name: table.values(name, "test.tuned") for name in names}):
+        for name in by_mean(_reached(table, tail)):
             one = estimate(list(table.values(name, "test.tuned").values()))
             kind = "int8" if name.startswith(THEIRS) else "teacher" if name.startswith(BASELINE) else "student"
             half = None if one.half is None else 100 * one.half

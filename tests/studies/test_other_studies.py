@@ -60,10 +60,11 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     base = {**module.BASE, **DIGITS, "options": {**module.BASE["options"], **sizes}, "rates": [0.01], "steps": 8}
     ours = {module.BASELINE: {"allocator": "uniform"}, "latency_knapsack": module.WITH_BLOCKS}
     ours |= {"with_blocks": module.WITH_BLOCKS, module.TAUGHT: module.WITH_BLOCKS}
+    ours |= {"greedy": {"allocator": "measured_greedy"}}
     cells = list(module.grid(base, ours=ours, theirs=("magnitude",), aims=((1.6, 64),), seeds=(0, 1)))
     for cell in cells:
         if "importance" not in cell.settings:
-            cell.settings["options"]["budget"] = "macs=0.625"
+            cell.settings["options"]["budget"] = "macs=0.001" if "greedy" in cell.name else "macs=0.625"
     monkeypatch.setattr(module, "_time", lambda cell, start, task, clock, share, way: share)
     table = measured(module, cells, tmp_path)
     first, second = table.of("tp_magnitude=1.6x,b64")
@@ -77,6 +78,8 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     verdict = module.conclude(table)
     assert "Torch-Pruning's magnitude" in verdict.headline
     assert "at 1.6x the speed (batch 64)" in verdict.headline
+    assert "Out of reach at 1.6x the speed (batch 64): greedy." in verdict.sentences
+    assert [row["unreachable"][:14] for row in table.of("greedy=1.6x,b64")] == ["no model fits "] * 2
     assert set(verdict.ideas) == {ALLOCATORS["latency_knapsack"].idea, "A5"}
     assert set(module.figures(table)) == {"1.6x-b64"}
 
