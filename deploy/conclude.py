@@ -61,7 +61,7 @@ def resolve(
     check_students(students)
     store = open_store(workspace, tracking_uri=tracking_uri)
     flush(store)
-    teacher_ref = store.resolve(teacher.removeprefix(REGISTERED)) if teacher else ""
+    teacher_ref = _teacher(store, teacher) if teacher else ""
     if teacher_ref:
         found.check_fits(store.get(Ref(teacher_ref)).model.input)
     parent_run = open_parent(
@@ -76,6 +76,13 @@ def resolve(
     write_json(state_path(workspace, pipeline_run), state)
     pinned = json.dumps(found.identity(), sort_keys=True)
     return {"task": pinned, "teacher_ref": teacher_ref, "parent_run": parent_run, "data_digest": found.digest}
+
+
+def _teacher(store: MlflowStore, name: str) -> Ref:
+    """Return a teacher's entry; `models:/…` always asks the registry, for aliases move while entries stay."""
+    if name.startswith(REGISTERED) and "@" in name:
+        return store.registered(name.removeprefix(REGISTERED))
+    return store.resolve(name.removeprefix(REGISTERED))
 
 
 def check_students(students: Sequence[Mapping[str, Any]]) -> None:
@@ -188,9 +195,10 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
         error: Message of what failed, or empty.
 
     Returns:
-        verdict ("pass", "fail" or "error") and path of the page.
+        verdict ("pass", "fail", "unchanged" or "error") and path of the page.
     """
     from deploy.mlflow_store import flush
+    from deploy.night import UNCHANGED, remember_night
     from deploy.report import final_metrics, note_markdown
     from deploy.tracking import close_parent
 
@@ -198,15 +206,20 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
     if not opened.is_file():
         return {"verdict": "error", "path": ""}
     state = json.loads(opened.read_text())
-    is_done = status.upper() == "SUCCEEDED" and "report" in state
+    is_idle = state["verdict"] == UNCHANGED
+    is_done = status.upper() == "SUCCEEDED" and ("report" in state or is_idle)
     store = open_store(workspace, tracking_uri=tracking_uri or state["uri"])
     flush(store)
     try:
         data = _gathered(store, state) if "report" in state else None
     except (KeyError, ValueError, OSError) as trouble:
         data, error = None, f"{error}\nThe page could not be written: {trouble}".strip()
-    note = note_markdown(data) if data else "The pipeline ended before anything was judged."
+    idle = "Nothing changed since the last night: nothing was trained, the champion stays."
+    early = "The pipeline ended before anything was judged. The champion is what it was before."
+    note = note_markdown(data) if data else idle if is_done and is_idle else early
     verdict = state["verdict"] if is_done else "error"
+    if is_done:
+        remember_night(workspace, state)
     pages = sorted(Path(state["report"]).parent.glob("[!.]*")) if data else []
     close_parent(
         store.uri,
