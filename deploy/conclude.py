@@ -6,6 +6,7 @@ They change what others see, so they are never cached; each of them may be repea
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from deploy.worker import delegated
 if TYPE_CHECKING:
     from deploy.mlflow_store import MlflowStore
     from deploy.report import ReportData
+
+log = logging.getLogger("secateur.mlflow")
 
 #: Name of the alias behind a registered model's name that a teacher may be given by.
 REGISTERED = "models:/"
@@ -79,10 +82,25 @@ def resolve(
 
 
 def _teacher(store: MlflowStore, name: str) -> Ref:
-    """Return a teacher's entry; `models:/…` always asks the registry, for aliases move while entries stay."""
-    if name.startswith(REGISTERED) and "@" in name:
-        return store.registered(name.removeprefix(REGISTERED))
-    return store.resolve(name.removeprefix(REGISTERED))
+    """Return a teacher's entry; `models:/…` asks the registry first, for aliases move elsewhere while entries stay.
+
+    What the registry does not know, or cannot be asked for, is what the workspace calls so; the log says it.
+    """
+    from compress.core.registry import UnknownName
+    from deploy.tracking import Unreachable
+
+    plain = name.removeprefix(REGISTERED)
+    if plain == name or "@" not in plain:
+        return store.resolve(plain)
+    try:
+        return store.registered(plain)
+    except (UnknownName, Unreachable) as error:
+        try:
+            here = store.local.resolve(plain)
+        except UnknownName:
+            raise error from None
+        log.warning("%s Going on with what this workspace calls %s: %s.", error, plain, here)
+        return here
 
 
 def check_students(students: Sequence[Mapping[str, Any]]) -> None:
