@@ -9,7 +9,7 @@ from typing import Any
 
 #: Begins the line that `announce` prints; `pipelines.local` reads it.
 PREFIX = "secateur-step "
-SHOWN = ("ref", "reused", "seconds", "folder", "path", "promoted", "version", "verdict", "pipeline_run")
+SHOWN = ("ref", "reused", "seconds", "folder", "path", "promoted", "version", "verdict", "pipeline_run", "is_new")
 
 
 def keep(

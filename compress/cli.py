@@ -1,4 +1,4 @@
-"""`secateur list | describe | run | study | show | alias`, read from the families and stages."""
+"""`secateur list | describe | run | study | show | alias`, read from the families and stages, and plugins' commands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -28,6 +29,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Store = Annotated[Path, typer.Option(envvar="SECATEUR_STORE", help="Directory of the local store.")]
 DEFAULT_STORE = Path(".secateur/store")
 DEFAULT_STUDIES = Path(".secateur/studies")
+#: Entry points of this group are commands: a Typer app, or a function.
+COMMANDS = "secateur.commands"
 
 
 @app.command("list")
@@ -149,6 +152,19 @@ def _help(said: str | None, default: Any) -> str:
     shown = _shown(default)
     worded = shown if isinstance(shown, str) and shown else json.dumps(shown)
     return f"{said or ''} Default: {worded}.".strip()
+
+
+def add_plugin_commands(to: typer.Typer = app) -> None:
+    """Give `secateur` the commands that installed packages announce in the group `secateur.commands`."""
+    known = {command.name for command in to.registered_commands} | {group.name for group in to.registered_groups}
+    for point in sorted(metadata.entry_points(group=COMMANDS), key=lambda point: point.name):
+        if point.name in known:
+            continue
+        command = point.load()
+        if isinstance(command, typer.Typer):
+            to.add_typer(command, name=point.name)
+        else:
+            to.command(point.name)(command)
 
 
 def add_stage_commands() -> None:
@@ -288,6 +304,7 @@ def main() -> None:
     if "run" in words:
         add_stage_commands()
     try:
+        add_plugin_commands()
         app()
     except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("SECATEUR_DEBUG"):

@@ -6,6 +6,7 @@ They change what others see, so they are never cached; each of them may be repea
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from deploy.worker import delegated
 if TYPE_CHECKING:
     from deploy.mlflow_store import MlflowStore
     from deploy.report import ReportData
+
+log = logging.getLogger("secateur.mlflow")
 
 #: Name of the alias behind a registered model's name that a teacher may be given by.
 REGISTERED = "models:/"
@@ -61,7 +64,7 @@ def resolve(
     check_students(students)
     store = open_store(workspace, tracking_uri=tracking_uri)
     flush(store)
-    teacher_ref = store.resolve(teacher.removeprefix(REGISTERED)) if teacher else ""
+    teacher_ref = _teacher(store, teacher) if teacher else ""
     if teacher_ref:
         found.check_fits(store.get(Ref(teacher_ref)).model.input)
     parent_run = open_parent(
@@ -76,6 +79,28 @@ def resolve(
     write_json(state_path(workspace, pipeline_run), state)
     pinned = json.dumps(found.identity(), sort_keys=True)
     return {"task": pinned, "teacher_ref": teacher_ref, "parent_run": parent_run, "data_digest": found.digest}
+
+
+def _teacher(store: MlflowStore, name: str) -> Ref:
+    """Return a teacher's entry; `models:/…` asks the registry first, for aliases move elsewhere while entries stay.
+
+    What the registry does not know, or cannot be asked for, is what the workspace calls so; the log says it.
+    """
+    from compress.core.registry import UnknownName
+    from deploy.tracking import Unreachable
+
+    plain = name.removeprefix(REGISTERED)
+    if plain == name or "@" not in plain:
+        return store.resolve(plain)
+    try:
+        return store.registered(plain)
+    except (UnknownName, Unreachable) as error:
+        try:
+            here = store.local.resolve(plain)
+        except UnknownName:
+            raise error from None
+        log.warning("%s Going on with what this workspace calls %s: %s.", error, plain, here)
+        return here
 
 
 def check_students(students: Sequence[Mapping[str, Any]]) -> None:
@@ -188,9 +213,10 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
         error: Message of what failed, or empty.
 
     Returns:
-        verdict ("pass", "fail" or "error") and path of the page.
+        verdict ("pass", "fail", "unchanged" or "error") and path of the page.
     """
     from deploy.mlflow_store import flush
+    from deploy.night import UNCHANGED, remember_night
     from deploy.report import final_metrics, note_markdown
     from deploy.tracking import close_parent
 
@@ -198,15 +224,20 @@ def close_run(pipeline_run: str, *, workspace: str, tracking_uri: str, status: s
     if not opened.is_file():
         return {"verdict": "error", "path": ""}
     state = json.loads(opened.read_text())
-    is_done = status.upper() == "SUCCEEDED" and "report" in state
+    is_idle = state["verdict"] == UNCHANGED
+    is_done = status.upper() == "SUCCEEDED" and ("report" in state or is_idle)
     store = open_store(workspace, tracking_uri=tracking_uri or state["uri"])
     flush(store)
     try:
         data = _gathered(store, state) if "report" in state else None
     except (KeyError, ValueError, OSError) as trouble:
         data, error = None, f"{error}\nThe page could not be written: {trouble}".strip()
-    note = note_markdown(data) if data else "The pipeline ended before anything was judged."
+    idle = "Nothing changed since the last night: nothing was trained, the champion stays."
+    early = "The pipeline ended before anything was judged. The champion is what it was before."
+    note = note_markdown(data) if data else idle if is_done and is_idle else early
     verdict = state["verdict"] if is_done else "error"
+    if is_done:
+        remember_night(workspace, state)
     pages = sorted(Path(state["report"]).parent.glob("[!.]*")) if data else []
     close_parent(
         store.uri,

@@ -128,24 +128,34 @@ class MlflowStore:
             UnknownName: Nothing here or in the registry is called so; offers the nearest name.
             ValueError: The registered version is no model of ours.
         """
-        from deploy.tracking.registry import known_aliases, split_name, version_of
-        from deploy.tracking.stage_run import REF_TAG
-
         try:
             return self.local.resolve(name)
         except UnknownName:
             if "@" not in name:
                 raise
-            version = self._ask(lambda client: version_of(client, *split_name(name)))
-            if version is None:
-                known = self._ask(known_aliases)
-                raise UnknownName.among(f"registered model and alias at {self.uri}", name, known) from None
-            if REF_TAG not in version.tags:
-                raise ValueError(
-                    f"{name} is version {version.version} at {self.uri}, which another program registered: it has no "
-                    f"tag {REF_TAG}. Name a version that `promote` registered, or an entry of {self.local.root}."
-                ) from None
-            return Ref(version.tags[REF_TAG])
+            return self.registered(name)
+
+    def registered(self, name: str) -> Ref:
+        """Return the entry that "model@alias" stands for in the registry, whatever is remembered of it here.
+
+        Raises:
+            UnknownName: The registry has no such model or alias; offers the nearest name.
+            ValueError: The registered version is no model of ours.
+            Unreachable: MLflow is away.
+        """
+        from deploy.tracking.registry import known_aliases, split_name, version_of
+        from deploy.tracking.stage_run import REF_TAG
+
+        version = self._ask(lambda client: version_of(client, *split_name(name)))
+        if version is None:
+            known = self._ask(known_aliases)
+            raise UnknownName.among(f"registered model and alias at {self.uri}", name, known) from None
+        if REF_TAG not in version.tags:
+            raise ValueError(
+                f"{name} is version {version.version} at {self.uri}, which another program registered: it has no "
+                f"tag {REF_TAG}. Name a version that `promote` registered, or an entry of {self.local.root}."
+            ) from None
+        return Ref(version.tags[REF_TAG])
 
     def scratch(self, ref: Ref) -> Path:
         """Return the folder for checkpoints of the work on `ref`, and begin to watch the machine."""

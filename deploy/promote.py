@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,19 +18,21 @@ from typing import TYPE_CHECKING, Any
 from compress.core.stage import Ref
 from compress.store import ModelStore
 from deploy.package import DEMOTED, build_package
+from deploy.tracking.claim import CHAMPION, EXPECTED_TAG, LEASE_S, Claim, finish_claim
 from deploy.tracking.connection import Unreachable, retrying
 from deploy.tracking.destination import OFFLINE, Destination, clipped, experiment_id, surrounding_tags
 from deploy.tracking.names import metrics_of
 from deploy.tracking.pull import EXAMPLE
-from deploy.tracking.registry import register, version_of
+from deploy.tracking.registry import version_of
 from deploy.tracking.stage_run import REF_TAG, find_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
 PACKAGE_TAG = "secateur.package"
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHALLENGER = "challenger"
 
 
 def promote(
@@ -41,7 +45,7 @@ def promote(
     parent_run: str = "",
     experiment: str = "secateur",
 ) -> dict[str, Any]:
-    """Register the package of a model and make it the champion, if its gate passed.
+    """Register the package of a model and make it the champion, if its gate passed and nobody else was faster.
 
     Args:
         store: Holds the entries.
@@ -68,12 +72,13 @@ def promote(
     identity = hashlib.sha256(json.dumps(refs, sort_keys=True).encode()).hexdigest()[:16]
     run = "" if parent_run.startswith(OFFLINE) else parent_run
     destination = Destination(uri=uri, experiment=experiment, parent_run=run)
+    claim = Claim(name=name, claimant=parent_run or uuid.uuid4().hex, lease_s=_lease_s())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "package"
         build_package(store, folder, refs, name=name)
 
         def work(client: MlflowClient) -> dict[str, Any]:
-            return _move(client, destination, name, identity, refs, evaluation["report"], folder)
+            return _move(client, destination, claim, identity, refs, evaluation["report"], folder)
 
         try:
             answer = retrying(uri, work)
@@ -110,18 +115,30 @@ def _objections(store: ModelStore, gate: Mapping[str, Any], export_ref: str) -> 
     return []
 
 
+def _lease_s() -> float:
+    text = os.environ.get("SECATEUR_CLAIM_S", "")
+    try:
+        return float(text or LEASE_S)
+    except ValueError as error:
+        raise ValueError(f"SECATEUR_CLAIM_S={text!r}: write seconds, for example {LEASE_S:.0f}.") from error
+
+
 def _move(
     client: MlflowClient,
     destination: Destination,
-    name: str,
+    claim: Claim,
     identity: str,
     refs: Mapping[str, str],
     report: Mapping[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
+    name = claim.name
     before = version_of(client, name, CHAMPION)
     if before is not None and before.tags.get(PACKAGE_TAG) == identity:
-        return _answer(name, version=before, previous=before.tags.get("secateur.previous_champion", ""), already=True)
+        finish_claim(client, before)
+        is_mine = claim.version is not None and claim.version.version == before.version
+        previous = before.tags.get(EXPECTED_TAG, "")
+        return _answer(name, version=before, previous=previous, already=not is_mine)
     previous = str(before.version) if before is not None else ""
     tags = {
         PACKAGE_TAG: identity,
@@ -129,29 +146,32 @@ def _move(
         "secateur.gate": refs["gate"],
         "secateur.cascade": refs["cascade"],
         "secateur.verdict": "pass",
-        "secateur.previous_champion": previous,
     }
-    version = _version(client, destination, name, clipped(surrounding_tags() | tags), report, folder)
+    model = _package(client, destination, name, clipped(surrounding_tags() | tags), report, folder)
+    version = claim.stake(
+        client,
+        f"models:/{model.model_id}",
+        expected=previous,
+        run_id=model.source_run_id or "",
+        tags=surrounding_tags() | tags,
+        description=(folder / "README.md").read_text(),
+    )
     client.set_registered_model_alias(name, CHALLENGER, version.version)
-    now = version_of(client, name, CHAMPION)
-    if (str(now.version) if now is not None else "") != previous:
-        moved = now.version if now is not None else "none"
-        reason = f"somebody else made version {moved} the champion meanwhile: compare, then promote again."
+    if reason := claim.settle(client):
         return _answer(name, version=version, previous=previous, reasons=[reason], is_promoted=False)
-    client.set_registered_model_alias(name, CHAMPION, version.version)
     if parent := destination.parent_run:
         client.set_tag(parent, "secateur.promoted", f"models:/{name}/{version.version}")
     return _answer(name, version=version, previous=previous)
 
 
-def _version(
+def _package(
     client: MlflowClient,
     destination: Destination,
     name: str,
     tags: Mapping[str, str],
     report: Mapping[str, Any],
     folder: Path,
-) -> ModelVersion:
+) -> LoggedModel:
     from mlflow.entities import LoggedModelStatus, Metric
     from mlflow.models import Model as Description
 
@@ -173,8 +193,7 @@ def _version(
         client.log_batch(run_id, metrics=numbers)
         if not destination.parent_run:
             client.set_terminated(run_id, "FINISHED")
-    readme = (folder / "README.md").read_text()
-    return register(client, name, model.model_id, run_id=model.source_run_id or "", tags=tags, description=readme)
+    return model
 
 
 def _answer(

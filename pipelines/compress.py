@@ -18,6 +18,7 @@ from components.evaluate.component import evaluate
 from components.export.component import export
 from components.finetune_quant.component import finetune_quant
 from components.gate.component import gate
+from components.image import IMAGE
 from components.promote.component import promote
 from components.prune.component import prune
 from components.report.component import report
@@ -48,16 +49,22 @@ def students_of(placement: Placement) -> Any:
         gpu_limit: str = "0",
         node_selector: dict = {},  # noqa: B006
         tolerations: list = [],  # noqa: B006
+        image: str = IMAGE,
+        config_map: str = "secateur",
+        secret: str = "secateur",
     ) -> None:
-        hardware = {
+        cluster = {
             "gpu_type": gpu_type,
             "gpu_limit": gpu_limit,
             "node_selector": node_selector,
             "tolerations": tolerations,
+            "image": image,
+            "config_map": config_map,
+            "secret": secret,
         }
 
         def heavy(task: Any) -> Any:
-            return place_heavy(task, placement, hardware).outputs["Output"]
+            return place_heavy(task, placement, cluster).outputs["Output"]
 
         with dsl.ParallelFor(budgets, parallelism=placement.parallelism) as budget:
             label = budget.__getattr__("name")  # `budget.name` is the loop's own name
@@ -69,21 +76,21 @@ def students_of(placement: Placement) -> Any:
             exported = heavy(export(config=budget.export, model=tuned, **of))
             pair = heavy(cascade(config=budget.cascade, model=tuned, teacher=teacher, **of))
             measured = heavy(evaluate(config=budget.evaluate, model=exported, teacher=teacher, cascade=pair, **of))
-            judged = place(gate(config=budget.gate, evaluation=measured, **of), placement, is_cached=True)
+            judged = place(gate(config=budget.gate, evaluation=measured, **of), placement, cluster, is_cached=True)
 
         def candidates() -> Any:
             """A new object each time: the compiler rewrites the one that it is given."""
             return dsl.Collected(judged.outputs["Output"])
 
         at = {"workspace": workspace, "parent_run": parent_run}
-        passed = place(verdict(candidates=candidates()), placement)
+        passed = place(verdict(candidates=candidates()), placement, cluster)
         with dsl.If(passed.output == True, name="passed"):  # noqa: E712
             chosen = promote(candidates=candidates(), model_name=model_name, tracking_uri=tracking_uri, **at)
-            place(chosen, placement)
+            place(chosen, placement, cluster)
             shown = report(candidates=candidates(), teacher=teacher, promotion=chosen.outputs["Output"], **at)
-            place(shown, placement)
+            place(shown, placement, cluster)
         with dsl.Else(name="refused"):
-            place(report(candidates=candidates(), teacher=teacher, **at), placement)
+            place(report(candidates=candidates(), teacher=teacher, **at), placement, cluster)
 
     return students
 
@@ -106,6 +113,9 @@ def build(placement: Placement = CLUSTER) -> Any:
         gpu_limit: str = "0",
         node_selector: dict = {},  # noqa: B006
         tolerations: list = [],  # noqa: B006
+        image: str = IMAGE,
+        config_map: str = "secateur",
+        secret: str = "secateur",
     ) -> None:
         """Compress a vision model.
 
@@ -123,17 +133,23 @@ def build(placement: Placement = CLUSTER) -> Any:
             gpu_limit: Accelerators a heavy stage.
             node_selector: Labels of the nodes for the heavy stages.
             tolerations: Taints that the heavy stages tolerate.
+            image: Image of every task, best with a digest; Kubeflow caches on its name.
+            config_map: ConfigMap with MLFLOW_TRACKING_URI and AWS_ENDPOINT_URL; it may be missing.
+            secret: Secret with the credentials of MLflow and S3 (`pipelines/placement.py`); it may be missing.
         """
-        closing = close_run(
-            pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, workspace=workspace, tracking_uri=tracking_uri
-        )
-        place(closing, placement)
-        hardware = {
+        cluster = {
             "gpu_type": gpu_type,
             "gpu_limit": gpu_limit,
             "node_selector": node_selector,
             "tolerations": tolerations,
+            "image": image,
+            "config_map": config_map,
+            "secret": secret,
         }
+        closing = close_run(
+            pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, workspace=workspace, tracking_uri=tracking_uri
+        )
+        place(closing, placement, cluster)
         with dsl.ExitHandler(closing, name="run"):
             pinned = resolve(
                 task=task,
@@ -144,7 +160,7 @@ def build(placement: Placement = CLUSTER) -> Any:
                 tracking_uri=tracking_uri,
                 pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             )
-            place(pinned, placement)
+            place(pinned, placement, cluster)
             parent_run = pinned.outputs["parent_run"]
             stage_run = "" if placement.is_cached else parent_run
             large = train(
@@ -154,7 +170,7 @@ def build(placement: Placement = CLUSTER) -> Any:
                 teacher=pinned.outputs["teacher_ref"],
                 parent_run=stage_run,
             )
-            place_heavy(large, placement, hardware)
+            place_heavy(large, placement, cluster)
             students(
                 teacher=large.outputs["Output"],
                 task=pinned.outputs["pinned_task"],
@@ -164,7 +180,7 @@ def build(placement: Placement = CLUSTER) -> Any:
                 tracking_uri=tracking_uri,
                 parent_run=parent_run,
                 stage_run=stage_run,
-                **hardware,
+                **cluster,
             )
 
     return compress

@@ -1,4 +1,4 @@
-"""`python -m pipelines.dag FOLDER`: run the pipeline through `kfp.local` on the arguments in FOLDER/arguments.json.
+"""`python -m pipelines.dag FOLDER [NAME]`: run a pipeline through `kfp.local` on FOLDER/arguments.json.
 
 The process that `pipelines.local` starts and listens to. Kubeflow's own cache stays off: it would
 answer for entries that were deleted since, while the store finds finished work by itself.
@@ -12,15 +12,15 @@ import warnings
 from pathlib import Path
 
 
-def run(folder: Path) -> None:
-    """Run the pipeline; Kubeflow's files go under `folder`.
+def run(folder: Path, name: str = "compress") -> None:
+    """Run a pipeline; Kubeflow's files go under `folder`.
 
     Raises:
         RuntimeError: A task failed; its output has been printed.
     """
     from kfp import local
 
-    from pipelines.compress import build
+    from pipelines.compile import pipeline_of
     from pipelines.placement import LOCAL
 
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
@@ -30,13 +30,13 @@ def run(folder: Path) -> None:
         workspace_root=str(folder / "volume"),
         enable_caching=False,
     )
-    build(LOCAL)(**json.loads((folder / "arguments.json").read_text()))
+    pipeline_of(name, LOCAL)(**json.loads((folder / "arguments.json").read_text()))
 
 
 def main() -> int:
     """Run; return the exit status."""
     try:
-        run(Path(sys.argv[1]))
+        run(Path(sys.argv[1]), *sys.argv[2:3])
     except RuntimeError as error:
         print(error, flush=True)
         return 1

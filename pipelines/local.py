@@ -25,8 +25,13 @@ from rich.console import Console
 from pipelines import preset, summary
 from pipelines.watch import Step, Watch
 
-#: Tasks that every run must have ended, besides one gate a budget.
-EXPECTED = ("resolve", "train", "report", "close_run")
+#: Tasks that every run must have ended, besides one gate a budget; the first task opens the run.
+EXPECTED = {
+    "compress": ("resolve", "train", "report", "close_run"),
+    "nightly": ("tonight", "train", "report", "close_run"),
+}
+#: Tasks of a night that had nothing to do.
+IDLE = ("tonight", "close_run")
 
 
 class DagError(RuntimeError):
@@ -45,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         given |= {"run_name": options.run_name or f"compress {options.data}"}
         if options.teacher:
             given["teacher"] = options.teacher
-        watch = run(given, workspace, console)
+        watch = run(given, workspace, console, options.pipeline)
     except (DagError, ValueError) as error:
         console.print(f"[bold red]failed[/bold red] after {time.monotonic() - start:.0f} s")
         console.print(str(error), markup=False)
@@ -61,6 +66,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.local", description=__doc__)
     parser.add_argument("--data", default="digits", help=f"preset to run: {', '.join(preset.names())}")
     parser.add_argument("--preset", default="", help="JSON file to use in place of the data's preset")
+    parser.add_argument("--pipeline", default="compress", choices=sorted(EXPECTED), help="which one to run")
     parser.add_argument("--workspace", default="", help="folder for everything; default .secateur/DATA")
     parser.add_argument("--teacher", default="", help="entry or registered version to use as the teacher")
     parser.add_argument("--tracking-uri", default="", help="MLflow server; default: a file in the workspace")
@@ -68,19 +74,20 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(given: Mapping[str, Any], workspace: Path, console: Console) -> Watch:
-    """Run the pipeline in a process of its own and show its steps.
+def run(given: Mapping[str, Any], workspace: Path, console: Console, pipeline: str = "compress") -> Watch:
+    """Run a pipeline in a process of its own and show its steps.
 
     Args:
-        given: Arguments of `pipelines.compress`.
+        given: Arguments of the pipeline.
         workspace: Folder for the log and for Kubeflow's files.
         console: Where to show them.
+        pipeline: Name of its module in `pipelines`.
 
     Raises:
         DagError: Says which task failed, why, and where the log lies.
     """
     with _sole_user(workspace):
-        return _run(given, workspace, console)
+        return _run(given, workspace, console, pipeline)
 
 
 @contextlib.contextmanager
@@ -95,7 +102,7 @@ def _sole_user(workspace: Path) -> Iterator[None]:
         yield
 
 
-def _run(given: Mapping[str, Any], workspace: Path, console: Console) -> Watch:
+def _run(given: Mapping[str, Any], workspace: Path, console: Console, pipeline: str) -> Watch:
     folder = workspace / "dag"
     if "python3" in str(workspace):
         raise ValueError(f"{workspace}: kfp.local rewrites the word python3 in paths; choose another workspace.")
@@ -103,28 +110,28 @@ def _run(given: Mapping[str, Any], workspace: Path, console: Console) -> Watch:
     folder.mkdir(parents=True)
     (folder / "arguments.json").write_text(json.dumps(given, indent=1, sort_keys=True))
     log = workspace / "dag.log"
-    with console.status("resolve") as status:
+    with console.status(EXPECTED[pipeline][0]) as status:
         watch = _watch(console, status)
-        returned = _listen(folder, log, watch)
+        returned = _listen(folder, log, watch, pipeline)
     if failed := watch.failed:
         raise DagError(_story(failed, log))
     if returned or watch.swallowed:
         why = watch.swallowed[0] if watch.swallowed else f"exit status {returned}"
         raise DagError(f"the pipeline broke outside of a stage: {why}\nAll it said: {log}")
-    if missing := _missing(watch, given):
+    if missing := _missing(watch, given, pipeline):
         raise DagError(f"the pipeline ended without {', '.join(missing)}.\nAll it said: {log}")
     return watch
 
 
-def _listen(folder: Path, log: Path, watch: Watch) -> int:
+def _listen(folder: Path, log: Path, watch: Watch, pipeline: str) -> int:
     from deploy.worker import serving
 
     with serving() as worker:
-        return _run_dag(folder, log, watch, worker)
+        return _run_dag(folder, log, watch, worker, pipeline)
 
 
-def _run_dag(folder: Path, log: Path, watch: Watch, worker: Mapping[str, str]) -> int:
-    command = [sys.executable, "-u", "-m", "pipelines.dag", str(folder)]
+def _run_dag(folder: Path, log: Path, watch: Watch, worker: Mapping[str, str], pipeline: str = "compress") -> int:
+    command = [sys.executable, "-u", "-m", "pipelines.dag", str(folder), pipeline]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "80"} | dict(worker)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     assert process.stdout is not None
@@ -164,7 +171,8 @@ def _close(folder: Path, watch: Watch) -> None:
     from deploy.conclude import close_run
 
     given = json.loads((folder / "arguments.json").read_text())
-    opened = [step.facts.get("pipeline_run") for step in watch.of("resolve")]
+    openers = {names[0] for names in EXPECTED.values()}
+    opened = [step.facts.get("pipeline_run") for step in watch.steps if step.stage in openers and not step.is_failed]
     if opened and opened[0] and not watch.of("close_run"):
         where = {"workspace": given["workspace"], "tracking_uri": given["tracking_uri"]}
         close_run(opened[0], **where, status="CANCELLED", error="stopped by hand")
@@ -191,8 +199,15 @@ def line_of(step: Step) -> str:
     return f"  {step.stage:<15} {step.label:<12} {did:<7} {step.seconds:6.1f} s  {step.facts.get('ref', '')}".rstrip()
 
 
-def _missing(watch: Watch, given: Mapping[str, Any]) -> list[str]:
-    missing = [stage for stage in EXPECTED if not watch.of(stage)]
+def is_idle(watch: Watch) -> bool:
+    """Return whether this was a night that had nothing to do."""
+    return any(step.facts.get("is_new") is False for step in watch.of("tonight"))
+
+
+def _missing(watch: Watch, given: Mapping[str, Any], pipeline: str) -> list[str]:
+    if is_idle(watch):
+        return [stage for stage in IDLE if not watch.of(stage)]
+    missing = [stage for stage in EXPECTED[pipeline] if not watch.of(stage)]
     judged = {step.label for step in watch.of("gate")}
     return missing + [f"gate of {budget['name']}" for budget in given["budgets"] if budget["name"] not in judged]
 
@@ -207,7 +222,10 @@ def _conclude(watch: Watch, workspace: Path, console: Console, tracking_uri: str
     from deploy.tracking import ui_command
 
     console.print()
-    console.print(summary.table(summary.rows(watch)))
+    for step in watch.of("tonight"):
+        console.print(f"tonight   {step.facts.get('verdict', '')}", markup=False)
+    if not is_idle(watch):
+        console.print(summary.table(summary.rows(watch)))
     for step in watch.of("promote"):
         console.print(f"promoted  {step.facts.get('verdict', '')}", markup=False)
     reused = sum(bool(step.facts.get("reused")) and not step.is_off for step in watch.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,6 @@ class Placement:
         parallelism: Budgets at the same time; 0 for all. Latency wants an idle machine: 1 on a laptop.
         shared_memory: Size of /dev/shm, which PyTorch's loader processes need.
         workspace_claim: Volume claim (read-write-many) that is mounted at /workspace.
-        config_map: Optional ConfigMap with MLFLOW_TRACKING_URI and AWS_ENDPOINT_URL.
-        secret: Optional Secret with the keys of `SECRET_KEYS`.
     """
 
     is_cluster: bool = True
@@ -36,8 +35,6 @@ class Placement:
     parallelism: int = 0
     shared_memory: str = "2Gi"
     workspace_claim: str = "secateur-workspace"
-    config_map: str = "secateur"
-    secret: str = "secateur"
 
 
 CLUSTER = Placement()
@@ -53,37 +50,41 @@ SECRET_KEYS = (
 )
 
 
-def place(task: Any, placement: Placement, *, is_cached: bool = False) -> Any:
-    """Give a task its volume, its environment, its retries and its caching; return it.
+def place(task: Any, placement: Placement, cluster: Mapping[str, Any], *, is_cached: bool = False) -> Any:
+    """Give a task its image, its volume, its environment, its retries and its caching; return it.
 
     Args:
         task: Task of a pipeline.
         placement: Constants of the compiled pipeline.
+        cluster: Pipeline parameters: image, config_map (optional, with `CONFIG_KEYS`), secret (optional, with
+            `SECRET_KEYS`).
         is_cached: Whether an earlier result for the same values will do.
     """
     task.set_caching_options(is_cached and placement.is_cached)
     if placement.num_retries:
         task.set_retry(placement.num_retries, f"{placement.backoff_s}s", 2.0, "600s")
     if placement.is_cluster:
+        task.set_container_image(cluster["image"])
         kubernetes.mount_pvc(task, placement.workspace_claim, MOUNT)
         kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
-        kubernetes.use_config_map_as_env(task, placement.config_map, {key: key for key in CONFIG_KEYS}, optional=True)
-        kubernetes.use_secret_as_env(task, placement.secret, {key: key for key in SECRET_KEYS}, optional=True)
+        config_map, secret = cluster["config_map"], cluster["secret"]
+        kubernetes.use_config_map_as_env(task, config_map, {key: key for key in CONFIG_KEYS}, optional=True)
+        kubernetes.use_secret_as_env(task, secret, {key: key for key in SECRET_KEYS}, optional=True)
     return task
 
 
-def place_heavy(task: Any, placement: Placement, hardware: dict[str, Any]) -> Any:
+def place_heavy(task: Any, placement: Placement, cluster: Mapping[str, Any]) -> Any:
     """Give a stage what `place` gives, the cache, and the hardware that the run asks for; return it.
 
     Args:
         task: Task of a pipeline.
         placement: Constants of the compiled pipeline.
-        hardware: Pipeline parameters: gpu_type, gpu_limit, node_selector, tolerations.
+        cluster: Pipeline parameters: what `place` wants, gpu_type, gpu_limit, node_selector, tolerations.
     """
-    place(task, placement, is_cached=True)
+    place(task, placement, cluster, is_cached=True)
     if placement.is_cluster:
-        task.set_accelerator_type(hardware["gpu_type"]).set_accelerator_limit(hardware["gpu_limit"])
-        kubernetes.add_node_selector_json(task, hardware["node_selector"])
-        kubernetes.add_toleration_json(task, hardware["tolerations"])
+        task.set_accelerator_type(cluster["gpu_type"]).set_accelerator_limit(cluster["gpu_limit"])
+        kubernetes.add_node_selector_json(task, cluster["node_selector"])
+        kubernetes.add_toleration_json(task, cluster["tolerations"])
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", placement.shared_memory)
     return task

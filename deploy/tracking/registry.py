@@ -37,6 +37,17 @@ def find_version(client: MlflowClient, name: str, source: str) -> ModelVersion |
     return max(same, key=lambda version: int(version.version), default=None)
 
 
+def ensure_name(client: MlflowClient, name: str) -> None:
+    """Make a registered model unless there is one of that name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def register(
     client: MlflowClient, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str], description: str = ""
 ) -> ModelVersion:
@@ -44,14 +55,8 @@ def register(
 
     MLflow keeps `models:/m-…` as the version's source and leaves its model_id empty, so the source identifies it.
     """
-    from mlflow.exceptions import MlflowException
-
     source = f"models:/{model_id}"
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    ensure_name(client, name)
     version = find_version(client, name, source)
     if version is None:
         version = client.create_model_version(

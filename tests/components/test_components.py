@@ -29,7 +29,7 @@ STAGES = [
     "evaluate",
     "gate",
 ]
-DEPLOY = ("deploy.step", "deploy.conclude")
+DEPLOY = ("deploy.step", "deploy.conclude", "deploy.night")
 STABILITIES = ("experimental", "alpha", "beta", "stable")
 
 
@@ -42,7 +42,7 @@ def function_of(name: str) -> ast.FunctionDef:
 
 
 def test_there_is_one_for_every_step():
-    assert sorted([*STAGES, "resolve", "verdict", "promote", "report", "close_run"]) == NAMES
+    assert sorted([*STAGES, "resolve", "verdict", "promote", "report", "close_run", "tonight"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

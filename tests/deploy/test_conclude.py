@@ -306,3 +306,21 @@ def test_without_mlflow_the_verdict_waits_in_the_workspace(tmp_path: Path) -> No
     assert not (tmp_path / "mlflow.db").exists()
     shutil.rmtree(tmp_path / "reports")
     assert close(tmp_path)["verdict"] == "pass", "closing may be repeated"
+
+
+def test_an_alias_that_moved_in_the_registry_wins_over_what_is_remembered_here(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    from deploy.conclude import _teacher
+    from deploy.mlflow_store import MlflowStore
+
+    uri = fresh_uri(tmp_path / "server")
+    store = MlflowStore(LocalStore(tmp_path / "store"), uri)
+    first, second = (put(store, "train", {}, {}, model=toy_model(seed), config={"seed": seed}) for seed in (0, 1))
+    store.alias(first, "net@champion")
+    store.alias(second, "net@next")
+    MlflowClient(uri, uri).set_registered_model_alias("net", "champion", "2")
+    assert _teacher(store, "models:/net@champion") == second
+    assert _teacher(store, "net@champion") == first, "without models:/ it is this workspace's name"
+    with pytest.raises(ValueError, match="net@champion"):
+        _teacher(store, "models:/net@champio")
