@@ -8,6 +8,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -26,6 +28,8 @@ app.add_typer(runner, name="run")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Store = Annotated[Path, typer.Option(envvar="SECATEUR_STORE", help="Directory of the local store.")]
+#: Entry points of this group are commands (functions) or groups of commands (Typer apps) of other packages.
+COMMANDS = "secateur.commands"
 DEFAULT_STORE = Path(".secateur/store")
 DEFAULT_STUDIES = Path(".secateur/studies")
 
@@ -281,8 +285,20 @@ def _fail(error: Exception) -> NoReturn:
     raise SystemExit(2)
 
 
+@cache
+def add_plugin_commands() -> None:
+    """Give `secateur` the commands that installed packages announce; `deploy` is one of them."""
+    for point in sorted(metadata.entry_points(group=COMMANDS), key=lambda point: point.name):
+        found = point.load()
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=point.name)
+        else:
+            app.command(point.name)(found)
+
+
 def main() -> None:
     """Entry point of the `secateur` command."""
+    add_plugin_commands()
     typed = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
     words = sys.argv[1:] + typed.split()
     if "run" in words:
