@@ -38,3 +38,25 @@ def pull(
     print(f"{name} -> {folder} ({folder.resolve().name})")
     if (folder / EXAMPLE).is_file():
         print(f"largest difference to the packaged outputs: {output_difference(folder):.2g}")
+
+
+def kserve(  # noqa: PLR0913 - one parameter an option
+    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
+    name: Annotated[str, typer.Option(help="Of the InferenceService.")],
+    triton_image: Annotated[str, typer.Option(help="Triton's image, with a tag or digest.")],
+    image: Annotated[str, typer.Option(help="Secateur's image, with a tag or digest; it downloads the model.")],
+    tracking_uri: Annotated[str, typer.Option(help="MLflow as pods reach it.")],
+    namespace: Annotated[str, typer.Option(help="Of the service.")] = "",
+    secret: Annotated[str, typer.Option(help="Secret with the download's environment.")] = "",
+    backend: Annotated[str, typer.Option(help="Triton backend for ONNX files: onnxruntime or python.")] = "",
+    load: Annotated[list[str] | None, typer.Option(help="Load this Triton model alone; may be repeated.")] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs of a replica.")] = 0,
+) -> None:
+    """Print KServe manifests that serve a promoted model: storage container, runtime, service."""
+    from deploy.kserve import Serving, as_yaml, manifests
+
+    serving = Serving(
+        name=name, model=model, triton_image=triton_image, image=image, tracking_uri=tracking_uri,
+        namespace=namespace, secret=secret, backend=backend, models=tuple(load or ()), gpus=gpus,
+    )  # fmt: skip
+    print(as_yaml(manifests(serving)), end="")
