@@ -55,6 +55,7 @@ class Follower:
         self._versions = Versions(settings.folder)
         self._uri = settings.uri or default_uri(".secateur")
         self._served = ""
+        self._loaded: list[str] = []
 
     def step(self) -> None:
         """Pull what the alias names now and let the server load it; does nothing when nothing moved.
@@ -76,13 +77,15 @@ class Follower:
                 self._serve(now)
 
     def _serve(self, now: str) -> None:
-        """Let the server load what is shown, and unload what only the version before had."""
+        """Let the server load what is shown, and unload what only earlier versions had, refused ones too."""
         from deploy.triton_control import switch
 
         previous = self._versions.root / self._versions.previous() if self._versions.previous() else None
-        old = models_of(previous) if previous else []
-        switch(self._settings.triton, load=models_of(self._settings.folder), old=old)
-        self._served = now
+        old = [*(models_of(previous) if previous else []), *self._loaded]
+        wanted = models_of(self._settings.folder)
+        self._loaded = [*self._loaded, *wanted]
+        switch(self._settings.triton, load=wanted, old=list(dict.fromkeys(old)))
+        self._served, self._loaded = now, wanted
         _log.info("Triton at %s serves %s", self._settings.triton, now)
 
 

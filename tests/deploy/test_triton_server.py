@@ -240,6 +240,27 @@ def test_a_model_that_the_server_cannot_load_leaves_the_old_one_serving(
     client.close()
 
 
+def test_a_refused_version_leaves_nothing_behind_when_the_next_one_comes(
+    registry: Registry, server: tuple[tritonserver.Server, Path]
+) -> None:
+    running, link = server
+    settings = Settings(name=NAME, folder=link, uri=registry.uri, backend="python", triton=running.grpc)
+    follower = Follower(settings)
+    follower.step()
+    broken = Settings(name=NAME, folder=link, uri=registry.uri, backend="python")
+    registry.crown(2)
+    Follower(broken).step()
+    victim = link.resolve() / "toy_cascade" / "2" / "model.py"
+    victim.write_text("no python")
+    with pytest.raises(TritonRefused, match="toy_cascade"):
+        follower.step()
+    registry.crown(3)
+    follower.step()
+    assert ready(running) == set(models_of(link))
+    follower.step()
+    assert ready(running) == set(models_of(link))
+
+
 def test_the_artifact_location_is_a_repository_that_loads_as_a_whole(registry: Registry, tmp_path: Path) -> None:
     """What MLflow keeps is served from where it lies; the server looks at every folder of it."""
     from deploy.package import build_package
