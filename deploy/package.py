@@ -1,64 +1,117 @@
-"""What a registered version consists of: model, ONNX files, cascade, reports, an example and every hash."""
+"""What a registered version consists of: a Triton repository, the model, cascade, reports, an example and every hash.
+
+Each folder of the package's root is a Triton model, so that the place where MLflow keeps the package can be served as
+it is. What Triton does not need lies in the models' `source` folders and in files beside them.
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.layout import write_json
-from compress.core.model import sha256_of
-from compress.core.stage import Ref
+from compress.core.stage import Entry, Ref
 from compress.store import ModelStore
-from deploy.tracking.pull import EXAMPLE, PACKAGE
+from deploy.pull import EXAMPLE, PACKAGE
+from deploy.triton import MODEL_FILE, SOURCE, VERSION, Plan, Repository, hashes
+from deploy.triton_config import triton_name
 
 if TYPE_CHECKING:
     from compress.core.model import Model
+    from compress.core.task import InputSpec
 
 #: What a gate says of an INT8 file or a cascade that lost too much; it is left out of the package.
 DEMOTED = "demoted"
+FORMAT = 2
+_ONNX, _INT8, _ENGINE = "model.onnx", "model.int8.onnx", "model.plan"
 
 
-def build_package(store: ModelStore, folder: Path, refs: Mapping[str, str], *, name: str) -> None:
-    """Write everything that a user of the model needs into `folder`, with the SHA-256 of each file."""
+def build_package(
+    store: ModelStore, folder: Path, refs: Mapping[str, str], *, name: str, backend: str = "onnxruntime"
+) -> None:
+    """Write everything that a user of the model needs into `folder`, with the SHA-256 of each file.
+
+    Args:
+        store: Holds the entries.
+        folder: Must not exist yet.
+        refs: Entries by part: export, evaluation, gate, and cascade or an empty string.
+        name: Registered model; the Triton models are named after it.
+        backend: Triton backend that runs the ONNX files: "onnxruntime" or "python".
+    """
     export = store.get(Ref(refs["export"]))
     folder.mkdir(parents=True)
-    assert export.folder is not None
-    shutil.copytree(export.folder, folder / "model")
+    model, triton = export.model, triton_name(name)
     has_int8 = store.record(Ref(refs["gate"]))["report"].get("int8") != DEMOTED
-    for relative, source in export.files.items():
-        if has_int8 or relative != "model.int8.onnx":
-            _copy(source, folder / "files" / relative)
-    _write_example(export.model, folder / EXAMPLE)
+    repository = _repository(folder, triton, export, model.input, backend=backend, has_int8=has_int8)
+    assert export.folder is not None
+    shutil.copytree(export.folder, folder / triton / SOURCE / "model")
+    if refs["cascade"]:
+        _pack_cascade(store, repository, f"{triton}_cascade", refs, model.input, backend)
+    _write_example(model, folder / EXAMPLE)
     for part in ("export", "evaluation", "gate", "cascade"):
         if refs[part]:
             write_json(folder / f"{part}.json", store.record(Ref(refs[part])))
-    if refs["cascade"]:
-        _pack_cascade(store, folder / "cascade", refs)
     report = store.record(Ref(refs["evaluation"]))["report"]
-    (folder / "README.md").write_text(_card(name, report))
-    files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    write_json(folder / PACKAGE, {"format": 1, "refs": dict(refs), "files": files})
+    (folder / "README.md").write_text(_card(name, triton, report))
+    package = {
+        "format": FORMAT,
+        "refs": dict(refs),
+        "model": f"{triton}/{SOURCE}/model",
+        "onnx": f"{triton}/{VERSION}/{MODEL_FILE}",
+        "triton": {"models": repository.models, "version": VERSION, "backend": backend},
+        "files": hashes(folder),
+    }
+    write_json(folder / PACKAGE, package)
 
 
-def _pack_cascade(store: ModelStore, folder: Path, refs: Mapping[str, str]) -> None:
-    """Copy cascade.json and those of its models that the package does not hold already."""
-    cascade = store.get(Ref(refs["cascade"]))
-    for relative, source in cascade.files.items():
-        _copy(source, folder / relative)
-    description = json.loads((folder / "cascade.json").read_text())
+def _repository(
+    folder: Path, triton: str, export: Entry, spec: InputSpec, *, backend: str, has_int8: bool
+) -> Repository:
+    """Write the export's files as Triton models; files of other kinds go to the `source` folder."""
+    repository, files = Repository(folder), dict(export.files)
+    repository.add_onnx(triton, files.pop(_ONNX), spec, backend=backend)
+    int8, engine = files.pop(_INT8, None), files.pop(_ENGINE, None)
+    if int8 is not None and has_int8:
+        repository.add_onnx(f"{triton}_int8", int8, spec, backend=backend)
+    if engine is not None:
+        files.pop(f"{_ENGINE}.json", None)
+        repository.add_plans(f"{triton}_tensorrt", [Plan.read(engine)], spec)
+    for relative, source in files.items():
+        target = folder / triton / SOURCE / "files" / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return repository
+
+
+def _pack_cascade(
+    store: ModelStore, repository: Repository, name: str, refs: Mapping[str, str], spec: InputSpec, backend: str
+) -> None:
+    """Add the cascade as a Triton model, and the models of those members that the package does not hold already."""
+    from compress.cascade.inference import Router
+
+    router = Router.read(store.get(Ref(refs["cascade"])).files["cascade.json"])
     inside = (refs["export"], store.record(Ref(refs["export"]))["identity"]["parents"].get("model"))
-    for part in ("small", "large"):
-        if description[part] in inside:
-            continue
-        model = store.get(Ref(description[part]))
-        assert model.folder is not None
-        shutil.copytree(model.folder, folder / part)
-        for relative, source in model.files.items():
-            if relative.endswith(".onnx"):
-                _copy(source, folder / f"{part}-files" / relative)
+    with tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
+        paths = {}
+        for part, ref in (("small", router.small), ("large", router.large)):
+            member = store.get(Ref(refs["export"] if ref in inside else ref))
+            paths[part] = _onnx_of(member, Path(scratch) / f"{part}.onnx")
+            if ref not in inside:
+                assert member.folder is not None
+                shutil.copytree(member.folder, repository.root / name / SOURCE / part)
+        repository.add_cascade(name, router, paths["small"], paths["large"], spec, backend=backend)
+
+
+def _onnx_of(entry: Entry, path: Path) -> Path:
+    """Return the float ONNX file of an entry, exported to `path` when it holds none."""
+    if _ONNX in entry.files:
+        return entry.files[_ONNX]
+    from deploy.export.onnx_from_model import onnx_from_model
+
+    return onnx_from_model(entry.model, path, ref=entry.ref).path
 
 
 def _write_example(model: Model, path: Path) -> None:
@@ -68,13 +121,11 @@ def _write_example(model: Model, path: Path) -> None:
     np.savez(path, x_BCHW=x_BCHW.numpy(), logits_BC=model(x_BCHW).numpy())
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-
-
-def _card(name: str, report: Mapping[str, Any]) -> str:
+def _card(name: str, triton: str, report: Mapping[str, Any]) -> str:
     from deploy.report.markdown import models_table
 
-    files = "Files: `model/` (safetensors and JSON), `files/model.onnx`, `example.npz`, reports."
+    files = (
+        f"A Triton model repository: `{triton}/{VERSION}/{MODEL_FILE}` is the network, `{triton}/{SOURCE}/model` the "
+        f"same as safetensors and JSON; `{EXAMPLE}` holds inputs with their outputs; reports."
+    )
     return f"# {name}\n\n{models_table(report)}\n\n{files}\n"

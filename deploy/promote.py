@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from compress.core.stage import Ref
 from compress.store import ModelStore
 from deploy.package import DEMOTED, build_package
+from deploy.pull import EXAMPLE, read_package
 from deploy.tracking.claim import CHAMPION, EXPECTED_TAG, LEASE_S, Claim, finish_claim
 from deploy.tracking.connection import Unreachable, retrying
 from deploy.tracking.destination import OFFLINE, Destination, clipped, experiment_id, surrounding_tags
 from deploy.tracking.names import metrics_of
-from deploy.tracking.pull import EXAMPLE
 from deploy.tracking.registry import version_of
 from deploy.tracking.stage_run import REF_TAG, find_model
 
@@ -90,15 +90,15 @@ def promote(
 def pull_commands(name: str, uri: str) -> dict[str, str]:
     """Return how to get the champion: with this project, with MLflow alone, and in Python."""
     return {
-        "secateur": f"python -m deploy.tracking pull models:/{name}@{CHAMPION} --to {name} \\\n  --uri {uri}",
+        "secateur": f"secateur pull models:/{name}@{CHAMPION} --to {name} \\\n  --uri {uri}",
         "mlflow": f"export MLFLOW_TRACKING_URI={uri}\nmlflow artifacts download -u models:/{name}@{CHAMPION} -d {name}",
         "python": (
-            "from deploy.tracking.pull import load, pull\n\n"
+            "from deploy.pull import load, onnx_file, pull\n\n"
             f'uri = "{uri}"\n'
             f'folder = pull("models:/{name}@{CHAMPION}", "{name}", uri=uri)\n'
             "model = load(folder)  # torch; hashes checked, no pickle\n\n"
             "import onnxruntime\n\n"
-            'session = onnxruntime.InferenceSession(folder / "files" / "model.onnx")'
+            "session = onnxruntime.InferenceSession(onnx_file(folder))"
         ),
     }
 
@@ -184,7 +184,9 @@ def _package(
             experiment, name=name, source_run_id=run_id, tags=package_tags, model_type="secateur-package"
         )
         description = Description(model_id=model.model_id, run_id=run_id)
-        description.add_flavor("secateur", format=1, ref=tags[REF_TAG], model="model", example=EXAMPLE)
+        package = read_package(folder)
+        facts = {"format": package["format"], "model": package["model"], "onnx": package["onnx"]}
+        description.add_flavor("secateur", ref=tags[REF_TAG], example=EXAMPLE, **facts)
         description.save(str(folder / "MLmodel"))
         client.log_model_artifacts(model.model_id, str(folder))
         model = client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)

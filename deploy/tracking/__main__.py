@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     push.add_argument("--uri", default="", help="push there instead of where it was meant to go")
     pull = commands.add_parser("pull", help="download a model and check every file")
     pull.add_argument("name", help="models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-…")
-    pull.add_argument("--to", required=True, help="folder to make")
+    pull.add_argument("--to", required=True, help="link to make")
     pull.add_argument("--uri", default="", help="tracking URI; default: MLFLOW_TRACKING_URI")
     options = parser.parse_args(arguments)
     try:
@@ -38,7 +38,7 @@ def _push(root: str, uri: str) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from deploy.tracking.pull import EXAMPLE, output_difference, pull
+    from deploy.pull import EXAMPLE, output_difference, pull
 
     folder = pull(options.name, options.to, uri=options.uri)
     print(f"{options.name} -> {folder}")

@@ -3,8 +3,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import typer
 
 from compress import cli
 from compress.core.stage import Ref, StageResult
@@ -138,6 +140,23 @@ def test_study_refuses_what_it_cannot_do(capsys, monkeypatch, numbers):
         status, _, errors = say(capsys, monkeypatch, "study", *words, "--workspace", "w")
         assert status == 2
         assert message in errors
+
+
+def test_installed_packages_add_commands_and_groups_of_commands(capsys, monkeypatch):
+    def greet(name: str) -> None:
+        """Greet somebody."""
+        print(f"hello {name}")
+
+    group = typer.Typer()
+    group.command("one")(greet)
+    group.command("two")(greet)
+    found = {"greet": greet, "all": group}
+    points = [SimpleNamespace(name=name, load=lambda name=name: found[name]) for name in found]
+    monkeypatch.setattr(cli, "app", typer.Typer(pretty_exceptions_enable=False))
+    monkeypatch.setattr(cli.metadata, "entry_points", lambda *, group: points if group == cli.COMMANDS else [])
+    monkeypatch.setattr(cli, "add_plugin_commands", cli.add_plugin_commands.__wrapped__)
+    assert say(capsys, monkeypatch, "greet", "you") == (0, "hello you\n", "")
+    assert say(capsys, monkeypatch, "all", "two", "me")[1] == "hello me\n"
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,10 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from compress.cascade.confidences import CONFIDENCES
+from compress.cascade.inference import Router
 from compress.core.model import Model
 from compress.core.stage import Ref, StageResult, ref_of
 from compress.store import ModelStore
-from tests.toys import toy_model
+from compress.train.checkpoint import state_digest
+from deploy.export.onnx_from_model import onnx_from_model
+from tests.toys import toy_model, toy_task
 
 TASK = {"piece": {"name": "toy"}, "digest": "toy-0"}
 
@@ -56,11 +59,30 @@ def evaluation_report() -> dict[str, Any]:
     }
 
 
-def put_run(store: ModelStore, folder: Path, *, seed: int = 0, is_passed: bool = True) -> dict[str, Ref]:
-    """Store a whole small run and return its refs by stage."""
+def router_of(refs: Mapping[str, Ref], seed: int) -> Router:
+    """Return a router that defers about half of the toys' inputs, calibrated for the models of `put_run`."""
+    x_BCHW, _ = next(iter(toy_task().batches("validation", batch_size=48, limit=48)))
+    small, temperature, confidence = toy_model(seed + 1), (0.8, 1.3), CONFIDENCES.bind("entropy")
+    return Router(
+        small=refs["prune"],
+        large=refs["train"],
+        digests=(state_digest(small.module), state_digest(toy_model(seed).module)),
+        confidence=confidence,
+        threshold=float(confidence(small(x_BCHW) / temperature[0]).quantile(0.5)),
+        temperature=temperature,
+    )
+
+
+def put_run(
+    store: ModelStore, folder: Path, *, seed: int = 0, is_passed: bool = True, has_onnx: bool = False
+) -> dict[str, Ref]:
+    """Store a whole small run and return its refs by stage; without `has_onnx` its ONNX file is none."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx, routes, flags = folder / "model.onnx", folder / "cascade.json", folder / "predictions.npz"
-    onnx.write_bytes(b"not really onnx")
+    if has_onnx:
+        onnx_from_model(toy_model(seed + 1), onnx)
+    else:
+        onnx.write_bytes(b"not really onnx")
     np.savez(flags, correct_teacher=np.ones(4, np.uint8), correct_student=np.ones(4, np.uint8))
     cost = {"params": 1e3, "macs": 2e6, "size_bytes": 1e4}
     report = {"validation_accuracy": 0.95, "cost": cost}
@@ -79,7 +101,7 @@ def put_run(store: ModelStore, folder: Path, *, seed: int = 0, is_passed: bool =
     files = {"model.onnx": onnx, "model.int8.onnx": int8}
     role = {"model": refs["prune"]}
     refs["export"] = put(store, "export", role, {**report, **more}, model=toy_model(seed + 1), files=files)
-    routes.write_text(json.dumps({"small": refs["prune"], "large": refs["train"], "threshold": 0.5}))
+    router_of(refs, seed).write(routes)
     role = {"model": refs["prune"], "teacher": refs["train"]}
     refs["cascade"] = put(store, "cascade", role, {"threshold": 0.5}, files={"cascade.json": routes})
     role = {"model": refs["export"], "teacher": refs["train"], "cascade": refs["cascade"]}

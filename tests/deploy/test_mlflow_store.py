@@ -148,7 +148,7 @@ def test_a_tampered_artifact_is_refused(mirrored: Any, tmp_path: Path) -> None:
     run = runs_of(store.uri, "secateur-toy")[refs["cascade"]]
     place = Path(run.info.artifact_uri.removeprefix("file://")) / "entry" / "files" / "cascade.json"
     before = place.read_text()
-    place.write_text(before.replace("0.5", "0.6"))
+    place.write_text(before.replace("1.3", "1.4"))
     other = MlflowStore(LocalStore(tmp_path / "other"), store.uri)
     with pytest.raises(CorruptModel, match="changed"):
         other.get(refs["cascade"])
@@ -383,7 +383,7 @@ import pickle, sys
 def forbidden(*_, **__): raise RuntimeError("pickle was used")
 pickle.load = pickle.loads = pickle.Unpickler = forbidden
 import tests.toys
-from deploy.tracking.pull import output_difference, pull
+from deploy.pull import output_difference, pull
 folder = pull("models:/toy@champion", sys.argv[1], uri=sys.argv[2])
 print(output_difference(folder))
 """
@@ -401,4 +401,4 @@ def test_the_champion_loads_in_a_new_process_without_pickle(mirrored: Any, tmp_p
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.splitlines()[-1]) <= 1e-5
     package = json.loads((tmp_path / "pulled" / "package.json").read_text())
-    assert "cascade/large/weights.safetensors" in package["files"]
+    assert "toy_cascade/source/large/weights.safetensors" in package["files"]

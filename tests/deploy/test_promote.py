@@ -12,7 +12,7 @@ from compress.store import LocalStore
 from deploy import promote as promotion
 from deploy.package import build_package
 from deploy.promote import promote, pull_commands
-from deploy.tracking.pull import check_package, pull
+from deploy.pull import check_package, onnx_file, pull
 from tests.deploy.stored_run import fresh_uri, put_run
 
 pytestmark = pytest.mark.slow
@@ -118,14 +118,14 @@ def test_the_package_leaves_out_what_the_gate_demoted_and_notices_changes(tmp_pa
     names = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": ""}
     folder = tmp_path / "package"
     build_package(store, folder, names, name="toy")
-    assert not (folder / "files" / "model.int8.onnx").exists()
-    assert (folder / "files" / "model.onnx").is_file()
-    assert not (folder / "cascade").exists()
+    assert not (folder / "toy_int8").exists()
+    assert onnx_file(folder) == folder / "toy" / "1" / "model.onnx"
+    assert not (folder / "toy_cascade").exists()
     check_package(folder)
-    (folder / "files" / "model.onnx").write_bytes(b"changed")
+    onnx_file(folder).write_bytes(b"changed")
     with pytest.raises(CorruptModel, match="changed"):
         check_package(folder)
-    (folder / "files" / "extra.pkl").write_bytes(b"")
+    (folder / "toy" / "extra.pkl").write_bytes(b"")
     with pytest.raises(CorruptModel, match="nobody recorded"):
         check_package(folder)
 

@@ -15,12 +15,12 @@ from compress.run import import_model
 from compress.store import LocalStore
 from deploy.mlflow_store import MlflowStore
 from deploy.package import build_package
+from deploy.pull import check_package, load, output_difference, pull
 from deploy.tracking import Unreachable
 from deploy.tracking.__main__ import main
 from deploy.tracking.connection import connected
 from deploy.tracking.destination import Destination, experiment_id, find_run
 from deploy.tracking.fetch import check_entry, check_files, publish
-from deploy.tracking.pull import check_package, load, output_difference, pull
 from deploy.tracking.registry import find_version
 from deploy.tracking.stage_run import find_model
 from tests.deploy.stored_run import fresh_uri, put, put_run
@@ -129,8 +129,8 @@ def test_cascade_members_that_the_package_lacks_are_packed(tmp_path: Path) -> No
     refs = put_run(store, tmp_path / "files")
     names = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": refs["cascade"]}
     build_package(store, tmp_path / "package", names, name="toy")
-    assert (tmp_path / "package" / "cascade" / "large" / "weights.safetensors").is_file()
-    assert not (tmp_path / "package" / "cascade" / "small").exists()
+    assert (tmp_path / "package" / "toy_cascade" / "source" / "large" / "weights.safetensors").is_file()
+    assert not (tmp_path / "package" / "toy_cascade" / "source" / "small").exists()
     check_package(tmp_path / "package")
 
 

@@ -112,7 +112,7 @@ def test_the_champion_gives_its_saved_outputs_in_a_new_process(finished, tmp_pat
     workspace, _ = finished
     code = (
         "import sys\n"
-        "from deploy.tracking.pull import output_difference, pull\n"
+        "from deploy.pull import output_difference, pull\n"
         "folder = pull('models:/mini@champion', sys.argv[1], uri=sys.argv[2])\n"
         "print(output_difference(folder))\n"
     )

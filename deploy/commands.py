@@ -1,0 +1,62 @@
+"""Commands that `deploy` adds to `secateur`; named by the entry point group `secateur.commands`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-….")],
+    to: Annotated[Path, typer.Option(help="Link that shows the package; its versions lie hidden beside it.")],
+    uri: Annotated[str, typer.Option(help="MLflow. Default: MLFLOW_TRACKING_URI.", show_default=False)] = "",
+    backend: Annotated[str, typer.Option(help="Triton backend for ONNX files: onnxruntime or python.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and follow the alias.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks at the alias.")] = 30.0,
+    triton: Annotated[str, typer.Option(help="HOST:PORT of a Triton's gRPC that loads what was pulled.")] = "",
+) -> None:
+    """Get a promoted model: every file checked, switched in one step, the version before kept.
+
+    With --watch the folder follows the alias until the command is stopped; while MLflow is away, what is there stays.
+    A server given by --triton (--model-control-mode explicit, --model-repository TO) loads each new version
+    while the old one answers.
+    """
+    from deploy.pull import EXAMPLE, output_difference
+    from deploy.pull import pull as pull_once
+    from deploy.watch import Settings, follow
+
+    if watch or triton:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+        settings = Settings(name=name, folder=to, uri=uri, backend=backend, interval_s=interval, triton=triton)
+        follow(settings, is_once=not watch)
+        return
+    folder = pull_once(name, to, uri=uri, backend=backend)
+    print(f"{name} -> {folder} ({folder.resolve().name})")
+    if (folder / EXAMPLE).is_file():
+        print(f"largest difference to the packaged outputs: {output_difference(folder):.2g}")
+
+
+def kserve(  # noqa: PLR0913 - one parameter an option
+    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
+    name: Annotated[str, typer.Option(help="Of the InferenceService.")],
+    triton_image: Annotated[str, typer.Option(help="Triton's image, with a tag or digest.")],
+    image: Annotated[str, typer.Option(help="Secateur's image, with a tag or digest; it downloads the model.")],
+    tracking_uri: Annotated[str, typer.Option(help="MLflow as pods reach it.")],
+    namespace: Annotated[str, typer.Option(help="Of the service.")] = "",
+    secret: Annotated[str, typer.Option(help="Secret with the download's environment.")] = "",
+    backend: Annotated[str, typer.Option(help="Triton backend for ONNX files: onnxruntime or python.")] = "",
+    load: Annotated[list[str] | None, typer.Option(help="Load this Triton model alone; may be repeated.")] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs of a replica.")] = 0,
+) -> None:
+    """Print KServe manifests that serve a promoted model: storage container, runtime, service."""
+    from deploy.kserve import Serving, as_yaml, manifests
+
+    serving = Serving(
+        name=name, model=model, triton_image=triton_image, image=image, tracking_uri=tracking_uri,
+        namespace=namespace, secret=secret, backend=backend, models=tuple(load or ()), gpus=gpus,
+    )  # fmt: skip
+    print(as_yaml(manifests(serving)), end="")

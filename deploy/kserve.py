@@ -1,0 +1,197 @@
+"""Manifests for KServe: a runtime with a pinned Triton, a storage container for `models:/`, and the service.
+
+They are plain dicts with the fields of KServe 0.21. Its own Triton runtime is too old for the TensorRT engines of
+today and no storage container of its own knows MLflow's registry, so both come with the service.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+STORAGE = "secateur-models"
+MODELS = "/mnt/models"
+HTTP_PORT, GRPC_PORT = 8080, 9000
+#: The user of NVIDIA's images.
+USER = 1000
+
+#: Read by `deploy.storage_initializer`.
+BACKEND = "SECATEUR_TRITON_BACKEND"
+
+Manifest = dict[str, Any]
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,54}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """What is to be served, and how.
+
+    Attributes:
+        name: Of the service: lower-case letters, digits and dashes.
+        model: "models:/digits@champion".
+        triton_image: Triton's image with a tag or digest; its TensorRT must be able to load the package's engines.
+        image: This project's image with a tag or digest; it downloads the package.
+        tracking_uri: MLflow as pods reach it.
+        namespace: Of the service and its runtime; empty for the current one.
+        secret: Secret whose keys become the download's environment (MLFLOW_TRACKING_TOKEN, AWS keys), or empty.
+        backend: Triton backend that runs ONNX files; empty to leave the package's choice.
+        models: Triton models to load; all of the package when empty.
+        gpus: GPUs of a replica.
+        replicas: Smallest and largest number of replicas.
+        resources: Requests and limits of the server, without the GPUs.
+        shared_memory: Size of /dev/shm, which the Python backend needs.
+    """
+
+    name: str
+    model: str
+    triton_image: str
+    image: str
+    tracking_uri: str
+    namespace: str = ""
+    secret: str = ""
+    backend: str = ""
+    models: Sequence[str] = ()
+    gpus: int = 0
+    replicas: tuple[int, int] = (1, 1)
+    resources: Mapping[str, Mapping[str, str]] = field(
+        default_factory=lambda: {
+            "requests": {"cpu": "1", "memory": "1Gi"},
+            "limits": {"cpu": "2", "memory": "4Gi"},
+        }
+    )
+    shared_memory: str = "1Gi"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name {self.name!r}: use lower-case letters, digits and dashes, at most 56.")
+        if not self.model.startswith("models:/"):
+            raise ValueError(f"model {self.model!r}: write models:/NAME@ALIAS or models:/NAME/VERSION.")
+        for label, image in (("triton_image", self.triton_image), ("image", self.image)):
+            _, _, tag = image.rpartition("/")[2].partition(":")
+            if "@sha256:" not in image and tag in ("", "latest"):
+                raise ValueError(f"{label} {image!r} can be another one tomorrow: give a tag or a digest.")
+        if self.gpus < 0 or not 0 <= self.replicas[0] <= max(1, self.replicas[1]):
+            raise ValueError(f"gpus={self.gpus}, replicas={self.replicas}: 0 or more GPUs; 0 <= smallest <= largest.")
+
+
+def manifests(serving: Serving) -> list[Manifest]:
+    """Return storage container, runtime and service, in the order in which they are applied."""
+    return [storage_container(serving), serving_runtime(serving), inference_service(serving)]
+
+
+def as_yaml(documents: Sequence[Manifest]) -> str:
+    """Return manifests as one YAML text for `kubectl apply -f -`."""
+    import yaml
+
+    return yaml.safe_dump_all(documents, sort_keys=False)
+
+
+def storage_container(serving: Serving) -> Manifest:
+    """Return the ClusterStorageContainer that downloads `models:/` addresses.
+
+    KServe finds the init container by its name, which therefore must be storage-initializer.
+    """
+    environment = {"MLFLOW_TRACKING_URI": serving.tracking_uri, "HOME": "/tmp", BACKEND: serving.backend}
+    container: Manifest = {
+        "name": "storage-initializer",
+        "image": serving.image,
+        "command": ["python", "-m", "deploy.storage_initializer"],
+        "env": [{"name": key, "value": value} for key, value in environment.items() if value],
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
+        "securityContext": _restricted(is_root_read_only=False),
+    }
+    if serving.secret:
+        container["envFrom"] = [{"secretRef": {"name": serving.secret}}]
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ClusterStorageContainer",
+        "metadata": {"name": STORAGE},
+        "spec": {
+            "container": container,
+            "supportedUriFormats": [{"prefix": "models:/"}],
+            "workloadType": "initContainer",
+        },
+    }
+
+
+def serving_runtime(serving: Serving) -> Manifest:
+    """Return the ServingRuntime with the pinned Triton."""
+    control = [f"--load-model={name}" for name in serving.models]
+    arguments = [
+        "tritonserver",
+        f"--model-repository={MODELS}",
+        f"--http-port={HTTP_PORT}",
+        f"--grpc-port={GRPC_PORT}",
+        *(["--model-control-mode=explicit", *control] if control else []),
+    ]
+    mounts = {"shm": "/dev/shm", "tmp": "/tmp"}
+    container = {
+        "name": "kserve-container",
+        "image": serving.triton_image,
+        "args": arguments,
+        "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}],
+        "resources": {kind: dict(amounts) for kind, amounts in serving.resources.items()},
+        "securityContext": _restricted(is_root_read_only=True),
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
+    }
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ServingRuntime",
+        "metadata": {"name": runtime_name(serving), **_namespaced(serving)},
+        "spec": {
+            "supportedModelFormats": [{"name": "triton", "version": "2", "autoSelect": False}],
+            "protocolVersions": ["v2", "grpc-v2"],
+            "multiModel": False,
+            "containers": [container],
+            "volumes": [
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": serving.shared_memory}},
+                {"name": "tmp", "emptyDir": {}},
+            ],
+        },
+    }
+
+
+def inference_service(serving: Serving) -> Manifest:
+    """Return the InferenceService.
+
+    KServe takes an address for one only when it holds "://", so "models:/…" is written "models://…".
+    """
+    model: Manifest = {
+        "modelFormat": {"name": "triton", "version": "2"},
+        "protocolVersion": "v2",
+        "runtime": runtime_name(serving),
+        "storageUri": f"models://{serving.model.removeprefix('models:/').lstrip('/')}",
+    }
+    if serving.gpus:
+        amounts = {kind: {**found, "nvidia.com/gpu": str(serving.gpus)} for kind, found in serving.resources.items()}
+        model["resources"] = amounts
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": serving.name, **_namespaced(serving)},
+        "spec": {
+            "predictor": {"minReplicas": serving.replicas[0], "maxReplicas": serving.replicas[1], "model": model},
+        },
+    }
+
+
+def runtime_name(serving: Serving) -> str:
+    """Return the name of the service's runtime; services with other images do not share it."""
+    return f"{serving.name}-triton"
+
+
+def _namespaced(serving: Serving) -> dict[str, str]:
+    return {"namespace": serving.namespace} if serving.namespace else {}
+
+
+def _restricted(*, is_root_read_only: bool) -> Manifest:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": is_root_read_only,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }

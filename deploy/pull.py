@@ -1,0 +1,278 @@
+"""From a name in the registry to a folder on disk: the promoted package, checked, without pickle.
+
+`pull` leaves a link to one of several versions that lie side by side in a hidden folder next to it:
+
+    champion                        -> .champion.versions/3-m-0123abcd…
+    .champion.versions/3-m-0123abcd…   what the link shows
+    .champion.versions/2-m-89efcdab…   what it showed before; going back to it needs no download
+    .champion.versions/previous     -> 2-m-89efcdab…
+
+A version comes to its place by one rename and is shown by another one, so that a reader sees a whole package,
+the old or the new one, whenever the writer is killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.core.model import CorruptModel, Model
+from deploy.tracking.connection import default_uri, retrying
+from deploy.tracking.fetch import check_entry, check_files, download, publish
+from deploy.triton_config import check_backend
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+#: SHA-256 of every other file of a package, by relative name.
+PACKAGE = "package.json"
+#: Inputs and the outputs that the packaged model gave for them.
+EXAMPLE = "example.npz"
+PREVIOUS = "previous"
+_MODEL_ID = re.compile(r"m-[0-9a-f]{8,64}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a name in the registry stands for now.
+
+    Attributes:
+        model_id: The LoggedModel "m-…" that holds the files.
+        version: Number of the registered version; None when the LoggedModel was named itself.
+    """
+
+    model_id: str
+    version: int | None = None
+
+    def folder_name(self, backend: str = "") -> str:
+        """Return the name of its folder among the versions, prepared for `backend`."""
+        parts = (str(self.version or ""), self.model_id, backend)
+        return "-".join(part for part in parts if part)
+
+
+def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "") -> Path:
+    """Let `folder` show the package that `name` stands for now, every file checked, and return `folder`.
+
+    A version that is there already and whose files are whole is not downloaded again. The one that was shown
+    before is kept; older ones are deleted. Two calls on one folder take turns.
+
+    In a Triton repository the version of every model becomes the number of the registered version, so that a
+    server's answers name it.
+
+    Args:
+        name: "models:/digits@champion", "models:/digits/3" or "models:/m-…".
+        folder: Becomes a symbolic link; must not exist, or be such a link.
+        uri: Tracking URI; without it MLFLOW_TRACKING_URI, or `.secateur/mlflow.db` here.
+        backend: Triton backend that runs the ONNX files ("python" where the server has no "onnxruntime");
+            empty to leave the package's choice.
+
+    Raises:
+        FileExistsError: `folder` is there already and was not made by this function.
+        CorruptModel: What was downloaded is not what was promoted; `folder` shows what it showed.
+        ValueError: The name, alias, version or backend does not exist.
+        Unreachable: MLflow does not answer; `folder` shows what it showed.
+    """
+    versions = Versions(Path(folder))
+    versions.check_free()
+    check_backend(backend)
+    uri = uri or default_uri(".secateur")
+    found = retrying(uri, lambda client: find(client, name))
+    bring(versions, found, uri=uri, backend=backend)
+    return versions.link
+
+
+def bring(versions: Versions, found: Found, *, uri: str, backend: str = "") -> None:
+    """Let the link of `versions` show what was found, downloaded where it is not there yet (see `pull`)."""
+    name = found.folder_name(backend)
+    with versions.locked():
+        if not versions.has(name):
+            partial = versions.partial()
+            try:
+                versions.add(fetch(uri, found, partial, backend=backend), name)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        versions.show(name)
+
+
+def find(client: MlflowClient, name: str) -> Found:
+    """Return what `name` stands for.
+
+    Raises:
+        ValueError: There is no such model, version or alias; names those that there are.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from deploy.tracking.registry import known_aliases, version_of
+
+    plain = name.removeprefix("models:/")
+    if _MODEL_ID.fullmatch(plain):
+        return Found(plain)
+    model, at, alias = plain.partition("@")
+    if at:
+        version = version_of(client, model, alias)
+    else:
+        model, _, number = plain.rpartition("/")
+        if not (model and number.isdigit()):
+            raise ValueError(f"{name!r}: write models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-….")
+        try:
+            version = client.get_model_version(model, number)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            version = None
+    if version is None:
+        known = ", ".join(known_aliases(client)) or "none"
+        raise ValueError(f"{name!r} is not in the registry; its aliases are: {known}.")
+    source = str(version.source or "").removeprefix("models:/")
+    if not _MODEL_ID.fullmatch(source):
+        raise ValueError(f"{name!r} was registered from {version.source!r}, no secateur package: promote it first.")
+    return Found(source, int(version.version))
+
+
+class Versions:
+    """The versions of one package on disk, and the link that shows one of them.
+
+    Attributes:
+        link: What users open.
+        root: Hidden folder beside it that holds the versions.
+    """
+
+    def __init__(self, link: Path) -> None:
+        self.link = link.absolute()
+        self.root = self.link.with_name(f".{self.link.name}.versions")
+
+    def check_free(self) -> None:
+        """Raise FileExistsError when somebody else's file or folder lies where the link shall be."""
+        is_ours = self.link.is_symlink() and self.link.readlink().parent == Path(self.root.name)
+        if not is_ours and (self.link.exists() or self.link.is_symlink()):
+            raise FileExistsError(f"{self.link} exists already: choose another folder, or delete it.")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the right to change the versions; what a killed holder left half-written is deleted."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / "lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._sweep()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def current(self) -> str:
+        """Return the name of the version that is shown, or an empty string."""
+        return self.link.readlink().name if self.link.is_symlink() else ""
+
+    def previous(self) -> str:
+        """Return the name of the version that was shown before, or an empty string."""
+        link = self.root / PREVIOUS
+        return link.readlink().name if link.is_symlink() else ""
+
+    def has(self, name: str) -> bool:
+        """Return whether a version is there and whole; one that was changed is taken away."""
+        folder = self.root / name
+        if not folder.is_dir():
+            return False
+        try:
+            check_package(folder)
+        except (ValueError, KeyError, OSError) as error:
+            if name == self.current():
+                said = f"{folder} is shown and was changed after it was pulled ({error})"
+                raise CorruptModel(f"{said} To repair: delete {self.link} and {self.root}, then pull again.") from error
+            self._discard(folder)
+            return False
+        return True
+
+    def partial(self) -> Path:
+        """Return a new name for a version that is being written."""
+        return self.root / f".partial-{uuid.uuid4().hex[:8]}"
+
+    def add(self, partial: Path, name: str) -> None:
+        """Move a complete version to its place."""
+        publish(partial, self.root / name)
+
+    def show(self, name: str) -> None:
+        """Let the link point at version `name` in one step, and delete all but it and the one shown before."""
+        before = self.current()
+        if before and before != name:
+            self._point(self.root / PREVIOUS, before)
+        if before != name:
+            self._point(self.link, f"{self.root.name}/{name}")
+        for folder in self.root.iterdir():
+            if folder.is_dir() and folder.name not in (name, self.previous(), PREVIOUS):
+                self._discard(folder)
+
+    def _point(self, link: Path, target: str) -> None:
+        new = self.root / f".link-{uuid.uuid4().hex[:8]}"
+        new.symlink_to(target)
+        new.replace(link)
+
+    def _discard(self, folder: Path) -> None:
+        """Delete a folder under another name, so that nobody finds half of it under its own."""
+        doomed = folder.rename(self.partial())
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        for left in self.root.glob(".*-*"):
+            if left.is_symlink():
+                left.unlink()
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def fetch(uri: str, found: Found, folder: Path, *, backend: str = "") -> Path:
+    """Download a package into `folder`, check every file, prepare it for serving, and return where it lies."""
+    from deploy.triton import prepare
+
+    package = retrying(uri, lambda client: download(uri, f"models:/{found.model_id}", folder))
+    check_package(package)
+    prepare(package, version=found.version, backend=backend)
+    return package
+
+
+def check_package(folder: Path) -> None:
+    """Raise CorruptModel unless the files in `folder` are those that were packaged (or stored as an entry)."""
+    if (folder / PACKAGE).is_file():
+        check_files(folder, json.loads((folder / PACKAGE).read_text())["files"], also=(PACKAGE,))
+    elif (folder / "entry.json").is_file():
+        check_entry(folder, json.loads((folder / "entry.json").read_text()).get("ref", ""))
+    else:
+        raise CorruptModel(f"{folder} is no secateur model: neither {PACKAGE} nor entry.json is there.")
+
+
+def read_package(folder: str | Path) -> dict[str, Any]:
+    """Return what `package.json` says; nothing for an entry that was pushed as it is."""
+    path = Path(folder) / PACKAGE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def onnx_file(folder: str | Path) -> Path:
+    """Return the float ONNX file of a pulled folder."""
+    return Path(folder) / read_package(folder).get("onnx", "files/model.onnx")
+
+
+def load(folder: str | Path) -> Model:
+    """Return the model of a pulled folder, rebuilt from its record and weights."""
+    from compress import catalogue
+
+    catalogue.load()
+    return Model.load(Path(folder) / read_package(folder).get("model", "model"))
+
+
+def output_difference(folder: str | Path) -> float:
+    """Return the largest absolute difference between the packaged outputs and the model's outputs here."""
+    import numpy as np
+    import torch
+
+    with np.load(Path(folder) / EXAMPLE, allow_pickle=False) as example:
+        logits_BC = load(folder)(torch.from_numpy(example["x_BCHW"])).numpy()
+        return float(np.abs(logits_BC - example["logits_BC"]).max())

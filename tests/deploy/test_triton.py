@@ -1,0 +1,176 @@
+"""Triton repositories: what lies where, and configurations that Triton's own schema reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from compress.cascade.confidences import CONFIDENCES
+from compress.cascade.inference import Router
+from compress.store import LocalStore
+from deploy.export.onnx_from_model import ParityError
+from deploy.export.router_onnx import router_onnx
+from deploy.package import build_package
+from deploy.pull import check_package, onnx_file, read_package
+from deploy.runtime.onnxruntime import session_from_bytes
+from deploy.triton import CONFIG, Plan, Repository, prepare
+from deploy.triton_config import Tensor, TritonModel, triton_name
+from tests.deploy.stored_run import put_run
+from tests.toys import TOY_INPUT
+
+
+def parsed(text: str) -> Any:
+    """Return a config.pbtxt as Triton reads it; an unknown field is an error."""
+    config = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="install tritonclient[grpc]")
+    from google.protobuf import text_format
+
+    return text_format.Parse(text, config.ModelConfig())
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("package")
+    store = LocalStore(root / "store")
+    refs = put_run(store, root / "files", has_onnx=True)
+    parts = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": refs["cascade"]}
+    build_package(store, root / "package", parts, name="toy")
+    return root / "package"
+
+
+def copied(package: Path, target: Path) -> Path:
+    shutil.copytree(package, target)
+    return target
+
+
+def test_every_folder_of_the_root_is_a_model_that_triton_can_read(package: Path) -> None:
+    names = read_package(package)["triton"]["models"]
+    assert {path.name for path in package.iterdir() if path.is_dir()} == set(names)
+    assert names[0] == "toy"
+    assert names[-1] == "toy_cascade", "members are loaded before the cascade"
+    for name in names:
+        config = parsed((package / name / CONFIG).read_text())
+        assert config.name == name
+        assert config.max_batch_size == 64
+        assert config.HasField("dynamic_batching")
+        assert config.version_policy.latest.num_versions == 1
+        assert [path.name for path in (package / name).iterdir() if path.is_dir() and path.name.isdigit()] == ["1"]
+    assert [one.batch_size for one in parsed((package / "toy" / CONFIG).read_text()).model_warmup] == [1, 64]
+    assert list(parsed((package / "toy" / CONFIG).read_text()).input[0].dims) == [1, 8, 8]
+
+
+def test_the_cascade_names_members_that_nobody_shares(package: Path, tmp_path: Path) -> None:
+    cascade = parsed((package / "toy_cascade" / CONFIG).read_text())
+    members = {key: cascade.parameters[key].string_value for key in ("small", "router", "large")}
+    assert all((package / name / "1" / "model.onnx").is_file() for name in members.values())
+    assert cascade.backend == "python"
+    assert not cascade.model_warmup, "its members may not be there yet"
+    assert float(cascade.parameters["large_temperature"].string_value) == 1.3
+    store = LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files", seed=5, has_onnx=True)
+    parts = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": refs["cascade"]}
+    build_package(store, tmp_path / "other", parts, name="toy")
+    assert not set(members.values()) & set(read_package(tmp_path / "other")["triton"]["models"])
+
+
+def test_a_pulled_package_gets_the_registered_version_and_the_servers_backend(package: Path, tmp_path: Path) -> None:
+    folder = copied(package, tmp_path / "pulled")
+    prepare(folder, version=7, backend="python")
+    check_package(folder)
+    assert onnx_file(folder) == folder / "toy" / "7" / "model.onnx"
+    for name in read_package(folder)["triton"]["models"]:
+        assert [path.name for path in (folder / name).iterdir() if path.name.isdigit()] == ["7"]
+        assert parsed((folder / name / CONFIG).read_text()).backend == "python"
+        assert (folder / name / "7" / "model.py").is_file()
+    untouched = copied(package, tmp_path / "untouched")
+    prepare(untouched)
+    assert read_package(untouched) == read_package(package)
+
+
+def test_a_package_that_names_folders_outside_is_refused(package: Path, tmp_path: Path) -> None:
+    folder = copied(package, tmp_path / "pulled")
+    found = read_package(folder)
+    for name in ("../toy", "nobody"):
+        (folder / "package.json").write_text(json.dumps(found | {"triton": found["triton"] | {"models": [name]}}))
+        with pytest.raises(ValueError, match="no Triton model of the package"):
+            prepare(folder, version=2)
+    again = copied(package, tmp_path / "again")
+    with pytest.raises(ValueError, match="onnxruntime, python"):
+        prepare(again, backend="caffe")
+
+
+def plan(folder: Path, name: str, capability: str | None, max_batch: int = 32) -> Plan:
+    path = folder / name
+    path.write_bytes(name.encode())
+    manifest = {"settings": {"max_batch": max_batch}, "tensorrt": "10.16.1.11"}
+    manifest |= {"compute_capability": capability} if capability else {}
+    path.with_name(f"{name}.json").write_text(json.dumps(manifest))
+    return Plan.read(path)
+
+
+def test_engines_for_several_gpus_are_one_model(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repository")
+    plans = [plan(tmp_path, "a", "8.6", 32), plan(tmp_path, "b", "9.0", 16)]
+    repository.add_plans("toy_tensorrt", plans, TOY_INPUT)
+    folder = tmp_path / "repository" / "toy_tensorrt"
+    config = parsed((folder / CONFIG).read_text())
+    assert config.backend == "tensorrt"
+    assert dict(config.cc_model_filenames) == {"8.6": "model.8.6.plan", "9.0": "model.9.0.plan"}
+    assert config.max_batch_size == 16, "the smallest of the engines' largest batches"
+    assert (folder / "1" / "model.9.0.plan").read_bytes() == b"b"
+    assert json.loads((folder / "source" / "model.8.6.plan.json").read_text())["compute_capability"] == "8.6"
+    for bad in ([], [plans[0], plans[0]]):
+        with pytest.raises(ValueError, match="one engine for each"):
+            repository.add_plans("bad", bad, TOY_INPUT)
+    with pytest.raises(ValueError, match="build the engine again"):
+        repository.add_plans("bad", [plan(tmp_path, "c", None)], TOY_INPUT)
+
+
+def test_a_field_that_triton_does_not_know_is_refused_by_its_schema() -> None:
+    model = TritonModel(name="toy", backend="python", inputs=[Tensor(name="x", dims=[1])], outputs=[])
+    text = model.pbtxt()
+    assert parsed(text).name == "toy"
+    from google.protobuf import text_format
+
+    with pytest.raises(text_format.ParseError, match="max_batch_sise"):
+        parsed(text.replace("max_batch_size", "max_batch_sise"))
+
+
+def test_names_become_folders() -> None:
+    assert triton_name("team a/../digits") == "team_a____digits"
+    with pytest.raises(ValueError, match="letters and digits"):
+        triton_name("///")
+
+
+@pytest.mark.parametrize("confidence", sorted(CONFIDENCES))
+@pytest.mark.parametrize("threshold", [-1.0, 0.35, 1.0])
+def test_the_routers_file_decides_like_the_library(tmp_path: Path, confidence: str, threshold: float) -> None:
+    router = Router(
+        small="a", large="b", digests=("", ""), confidence=CONFIDENCES.bind(confidence), threshold=threshold,
+        temperature=(0.7, 2.0),
+    )  # fmt: skip
+    path = tmp_path / "router.onnx"
+    router_onnx(router, 10, path)
+    logits_BC = torch.randn(500, 10, generator=torch.Generator().manual_seed(3)) * 4
+    scaled, deferred = session_from_bytes(path.read_bytes()).run(None, {"logits": logits_BC.numpy()})
+    found = router(lambda x: x, lambda x: x, logits_BC)
+    assert (deferred[:, 0] == found.is_deferred_B.numpy()).all()
+    kept = ~found.is_deferred_B.numpy()
+    assert np.allclose(scaled[kept], found.logits_BC.numpy()[kept], atol=1e-6)
+    assert {True, False} == set(deferred[:, 0].tolist()) or abs(threshold) == 1.0
+
+
+def test_a_router_that_decides_otherwise_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        def run(self, _: Any, given: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            return given["logits"], np.zeros((len(given["logits"]), 1), bool)
+
+    monkeypatch.setattr("deploy.runtime.onnxruntime.session_from_bytes", lambda *_: Wrong())
+    router = Router(small="a", large="b", digests=("", ""), confidence=CONFIDENCES.bind("margin"), threshold=0.5)
+    with pytest.raises(ParityError, match="decides otherwise than the library"):
+        router_onnx(router, 3, tmp_path / "router.onnx")
