@@ -1,7 +1,8 @@
 """`python -m deploy.engine_sweep FOLDER --older-than 30d --keep 2`: delete engines that nobody uses any more.
 
 FOLDER holds one folder a model, and these hold one folder (or file) a version: packages that were pulled, or
-engines. Only what holds an engine or a package is ever deleted. What a link anywhere in FOLDER leads to is in use.
+engines. Below them, and in FOLDER itself, `secateur pull` may keep its versions (`.NAME.versions`). Only what holds an
+engine or a package is ever deleted. What a link anywhere in FOLDER leads to is in use.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 #: Files that make a folder a package or an engine.
 MARKS = frozenset({"package.json", "config.pbtxt"})
 SUFFIXES = frozenset({".plan", ".engine"})
-#: What a killed pull or sweep left behind goes after this time.
-LEFTOVER_S = 86400
+#: What a killed sweep left half deleted.
+GONE = ".gone-"
+LINKED = "a link leads to it"
 
 
 @dataclass
@@ -77,20 +79,23 @@ def sweep(folder: str | Path, *, older_than_s: float, keep: int, is_dry: bool = 
     if keep < 0:
         raise ValueError(f"keep is {keep}: write 0 or more.")
     swept, now, linked = Swept(), time.time(), frozenset(_link_targets(root))
-    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
-        _remove_leftovers(model, now, is_dry)
+    for model in _models(root):
+        if not is_dry:
+            _finish(model)
         versions = {path: _last_use(path) for path in model.iterdir() if _is_version(path)}
         newest_first = sorted(versions, key=lambda path: (versions[path], path.name), reverse=True)
         for rank, path in enumerate(newest_first):
-            name, age_s = f"{model.name}/{path.name}", now - versions[path]
+            name, age_s = str(path.relative_to(root)), now - versions[path]
             if not holds_engine(path):
                 swept.kept[name] = "holds neither an engine nor a package"
             elif _is_linked(path, linked):
-                swept.kept[name] = "a link leads to it"
+                swept.kept[name] = LINKED
             elif rank < keep:
                 swept.kept[name] = f"one of the newest {keep}"
             elif age_s <= older_than_s:
                 swept.kept[name] = f"used {age_s / UNITS['d']:.1f} days ago"
+            elif _is_linked(path, frozenset(_link_targets(root))):
+                swept.kept[name] = LINKED
             else:
                 swept.removed.append(name)
                 swept.freed_bytes += sum(file.lstat().st_size for file in _files(path))
@@ -102,6 +107,13 @@ def sweep(folder: str | Path, *, older_than_s: float, keep: int, is_dry: bool = 
 def holds_engine(path: Path) -> bool:
     """Return whether a file is an engine, or a folder holds an engine or a package."""
     return any(file.name in MARKS or file.suffix in SUFFIXES for file in _files(path))
+
+
+def _models(root: Path) -> list[Path]:
+    """Return the folders whose entries are versions, none of them behind a link."""
+    below = [path for path in root.iterdir() if not path.is_symlink()]
+    pulled = [path for model in below if model.is_dir() for path in model.glob(".*.versions")]
+    return sorted(path for path in (*below, *pulled) if path.is_dir() and not path.is_symlink())
 
 
 def _is_version(path: Path) -> bool:
@@ -133,7 +145,7 @@ def _is_linked(path: Path, targets: frozenset[Path]) -> bool:
 
 
 def _remove(path: Path) -> None:
-    gone = path.with_name(f".gone-{path.name}")
+    gone = path.with_name(f"{GONE}{path.name}")
     path.rename(gone)
     if gone.is_dir():
         shutil.rmtree(gone)
@@ -141,13 +153,10 @@ def _remove(path: Path) -> None:
         gone.unlink()
 
 
-def _remove_leftovers(model: Path, now: float, is_dry: bool) -> None:
-    """Delete what is half deleted, and hidden folders that nobody has written to for a day."""
+def _finish(model: Path) -> None:
+    """Delete what a killed sweep had begun to delete."""
     for path in model.iterdir():
-        if path.is_symlink() or not path.is_dir() or not path.name.startswith("."):
-            continue
-        is_half = path.name.startswith(".gone-")
-        if not is_dry and (is_half or now - _last_use(path) > LEFTOVER_S):
+        if path.name.startswith(GONE) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
 

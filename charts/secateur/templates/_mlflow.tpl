@@ -56,6 +56,9 @@ included. A list of one's own replaces MLflow's default, so the loopback (kubect
 {{- define "secateur.checkMlflow" -}}
 {{- if .Values.mlflow.enabled }}
 {{- $wanted := .Values.mlflowServer.configMapName }}
+{{- if dig "server" "value_options" "allowed_hosts" "" .Values.mlflow }}
+{{- fail "mlflow.server.value_options.allowed_hosts would replace the computed host names: write yours into mlflowServer.extraAllowedHosts" }}
+{{- end }}
 {{- $found := false }}
 {{- range dig "envFrom" list .Values.mlflow }}
 {{- if eq (dig "configMapRef" "name" "" .) $wanted }}{{ $found = true }}{{ end }}

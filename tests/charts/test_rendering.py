@@ -1,0 +1,167 @@
+"""The chart is linted and rendered with many values; Kubernetes' own schemas check what comes out."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.charts.rendering import URI, combinations, parsed, pod_specs, render, run
+
+VERSIONS = ("1.31", "1.34", "1.37")
+CUSTOM = "serving.kserve.io/v1alpha1"
+
+
+def test_there_are_enough_combinations() -> None:
+    assert len(combinations()) >= 12
+
+
+@pytest.mark.parametrize("name", combinations())
+def test_lint_is_strict_and_silent(name: str) -> None:
+    done = run("lint", combinations()[name], "--strict")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[WARNING]" not in done.stdout
+    assert "[ERROR]" not in done.stdout
+    assert "0 chart(s) failed" in done.stdout
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", combinations())
+def test_rendered_objects_fit_the_schemas_of_kubernetes(name: str, version: str) -> None:
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    rendered = render(combinations()[name], "--kube-version", version)
+    checked = [one for one in rendered.ours if one["apiVersion"] != CUSTOM]
+    assert len(checked) >= 3
+    for one in checked:
+        assert validator.validate(one, version, strict=True) == version
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_strict_schemas_notice_a_wrong_field(version: str) -> None:
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    job = render({**URI, "schedule": {"state": "present"}}).sole("Job", "schedule-apply")
+    job["spec"]["template"]["spec"]["serviceAccountNames"] = "typo"
+    with pytest.raises(validator.ValidationError):
+        validator.validate(job, version, strict=True)
+
+
+def test_an_older_kubernetes_is_refused() -> None:
+    done = run("template", URI, "--kube-version", "1.28")
+    assert done.returncode != 0
+    assert "kubeVersion: >=1.29.0-0" in done.stderr
+
+
+def test_rendering_is_repeatable() -> None:
+    values = combinations()["everything"]
+    assert run("template", values).stdout == run("template", values).stdout
+
+
+def test_nothing_of_kubeflow_or_mlflow_is_installed_unasked() -> None:
+    rendered = render(combinations()["default"])
+    assert rendered.others == ()
+    kinds = {one["kind"] for one in rendered.ours}
+    assert kinds.isdisjoint({"Deployment", "StatefulSet", "DaemonSet", "CustomResourceDefinition", "Namespace"})
+
+
+def test_hooks_call_the_command_line() -> None:
+    rendered = render(combinations()["schedule-present"])
+    upload, apply = rendered.sole("Job", "pipeline-upload"), rendered.sole("Job", "schedule-apply")
+    remove = rendered.sole("Job", "schedule-remove")
+    commands = [pod_specs(one)[0][1]["containers"][0]["command"] for one in (upload, apply, remove)]
+    assert commands[0][:3] == ["secateur", "pipeline", "upload"]
+    assert commands[1] == ["secateur", "schedule", "apply", "-f", "/etc/secateur/schedule.yaml"]
+    assert commands[2] == ["secateur", "schedule", "delete", "-f", "/etc/secateur/schedule.yaml"]
+    when = [one["metadata"]["annotations"]["helm.sh/hook"] for one in (upload, apply, remove)]
+    assert when == ["post-install,post-upgrade", "post-install,post-upgrade", "pre-delete"]
+    weights = [int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) for one in (upload, apply)]
+    assert weights[0] < weights[1]
+
+
+@pytest.mark.parametrize(
+    ("state", "jobs"),
+    [
+        ("present", {"schedule-apply", "schedule-remove"}),
+        ("paused", {"schedule-apply", "schedule-remove"}),
+        ("absent", {"schedule-delete"}),
+        ("unmanaged", set()),
+    ],
+)
+def test_states_of_the_schedule(state: str, jobs: set[str]) -> None:
+    rendered = render({**URI, "schedule": {"state": state}, "pipeline": {"upload": False}})
+    assert {one["metadata"]["name"].removeprefix("night-secateur-") for one in rendered.of("Job")} == jobs
+
+
+def test_hooks_have_no_credentials_of_s3() -> None:
+    rendered = render(combinations()["everything"])
+    for one in (*rendered.of("Job"), *rendered.of("CronJob"), *rendered.of("Pod")):
+        names = {item["name"] for item in pod_specs(one)[0][1]["containers"][0]["env"]}
+        assert not any(name.startswith("AWS_") for name in names)
+    test = pod_specs(rendered.sole("Pod"))[0][1]["containers"][0]["env"]
+    secrets = {item["name"]: item["valueFrom"]["secretKeyRef"] for item in test if "valueFrom" in item}
+    assert secrets["MLFLOW_TRACKING_TOKEN"] == {"name": "secateur", "key": "MLFLOW_TRACKING_TOKEN", "optional": True}
+
+
+def test_several_users_get_a_token_for_kubeflow_alone() -> None:
+    for name, num_tokens in (("multi-user", 1), ("default", 0)):
+        spec = pod_specs(render(combinations()[name]).sole("Job", "pipeline-upload"))[0][1]
+        tokens = [volume["projected"] for volume in spec["volumes"] if "projected" in volume]
+        assert len(tokens) == num_tokens
+        for token in tokens:
+            assert token["sources"][0]["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+    binding = render(combinations()["multi-user"]).sole("RoleBinding")
+    assert binding["metadata"]["namespace"] == "team-vision"
+    assert binding["subjects"][0]["namespace"] == "ml"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("default", [("kubeflow", 8888), ("mlflow", 5000)]),
+        ("multi-user", [("kubeflow", 3000), ("mlflow", 5000)]),
+        ("serving", [("kubeflow", 8888), ("mlflow", 5000), ("kubeflow", 9000)]),
+        ("mlflow", [("kubeflow", 8888), ("ml", 5000)]),
+        ("mlflow-ingress", [("kubeflow", 8888), ("ml", 8080)]),
+        ("outside", [("outside", 443), ("outside", 8443), ("outside", 443)]),
+    ],
+)
+def test_egress_follows_the_addresses(name: str, expected: list[tuple[str, int]]) -> None:
+    rules = render(combinations()[name]).sole("NetworkPolicy")["spec"]["egress"]
+    assert {port["port"] for port in rules[0]["ports"]} == {53}
+    found = []
+    for rule in rules[1 : 1 + len(expected)]:
+        peer = rule["to"][0]
+        labels = peer.get("namespaceSelector", {}).get("matchLabels", {})
+        assert labels or len(rule["to"]) == 2
+        found.append((labels.get("kubernetes.io/metadata.name", "outside"), rule["ports"][0]["port"]))
+    assert found == expected
+
+
+def test_compiled_pipelines_find_their_names() -> None:
+    from pipelines.placement import CLUSTER, CONFIG_KEYS, SECRET_KEYS
+
+    rendered = render(combinations()["everything"])
+    config = rendered.sole("ConfigMap", CLUSTER.config_map)
+    assert set(config["data"]) - {"SECATEUR_CACHE"} <= set(CONFIG_KEYS)
+    assert rendered.of("PersistentVolumeClaim", CLUSTER.workspace_claim)
+    container = rendered.sole("ClusterStorageContainer")["spec"]["container"]
+    secrets = {one["name"]: one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one}
+    assert secrets == dict.fromkeys(SECRET_KEYS, CLUSTER.secret)
+
+
+def test_kept_claims_stay() -> None:
+    claims = render(combinations()["claims"]).of("PersistentVolumeClaim")
+    kept = {one["metadata"]["name"]: one["metadata"].get("annotations", {}) for one in claims}
+    assert set(kept) == {"secateur-workspace", "night-secateur-data"}
+    assert all(notes["helm.sh/resource-policy"] == "keep" for notes in kept.values())
+
+
+def test_the_sweep_gets_its_options() -> None:
+    spec = pod_specs(render(combinations()["engines"]).sole("CronJob"))[0][1]
+    command = spec["containers"][0]["command"]
+    assert command[:4] == ["python", "-m", "deploy.engine_sweep", "/cache/engines"]
+    assert command[4:] == ["--older-than", "4w", "--keep", "3", "--dry-run"]
+
+
+def test_names_stay_within_their_limits() -> None:
+    long = run("template", {**URI, "fullnameOverride": "a" * 63, "schedule": {"state": "present"}})
+    names = [one["metadata"]["name"] for one in parsed(long.stdout).ours]
+    assert max(len(name) for name in names) <= 63
+    assert len(names) >= 8
