@@ -64,7 +64,7 @@ def compare(values: dict[str, Any], node: dict[str, Any], root: dict[str, Any], 
 
 def test_schema_and_values_have_the_same_keys() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    open_keys = {"resources", "podSelector", "namespaceSelector"}
+    open_keys = {"resources", "podSelector", "namespaceSelector", "mlflowPlugin"}
     wrong = compare(values, schema(), schema(), "")
     assert [path for path in wrong if not open_keys & set(path.split("."))] == []
 
@@ -94,7 +94,7 @@ def test_patterns_mean_the_same_to_python_and_to_helm() -> None:
 def test_good_values_close_to_bad_ones_pass() -> None:
     good = {
         "image": {"tag": "v1.2.3-rc1", "digest": "sha256:" + "0" * 64},
-        "schedule": {"state": "present", "cron": "*/10 0 2-4 1,15 * MON"},
+        "schedule": {"state": "present", "cron": "*/10 0 2-4 1,15 * MON", "parameters": {"preset": "digits"}},
         "pod": {"runAsUser": None},
         "garbageCollection": {"schedule": "*/5 4 * * 1-5"},
         "persistence": {"data": {"enabled": True, "size": "1.5Ti"}},

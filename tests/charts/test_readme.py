@@ -40,7 +40,7 @@ def test_objects_of_the_readme_are_those_that_the_chart_makes():
     text = (CHART / "README.md").read_text()
     assert [kind for kind in kinds if kind not in text] == []
     for job in {one["metadata"]["name"] for each in rendered for one in each.of("Job")}:
-        assert f"…-{re.sub(r'^.*?(?=pipeline-|schedule-)', '', job)}" in text, job
+        assert f"…-{re.sub(r'^.*?(?=upload-|schedule-)', '', job)}" in text, job
 
 
 def chart_with(tmp_path: Path, values: str, text: str = f"# x\n\n{readme.BEGIN}\n{readme.END}\n") -> Path:

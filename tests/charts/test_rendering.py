@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import Any
 
-from tests.charts.rendering import URI, combinations, parsed, pod_specs, render, run
+import pytest
+import yaml
+
+from tests.charts.rendering import URI, combinations, merged, parsed, pod_specs, render, run
 
 VERSIONS = ("1.31", "1.34", "1.37")
 CUSTOM = "serving.kserve.io/v1alpha1"
+SCHEDULED = merged(URI, {"schedule": {"state": "present", "parameters": {"preset": "digits"}}})
 
 
 def test_there_are_enough_combinations() -> None:
@@ -37,7 +42,7 @@ def test_rendered_objects_fit_the_schemas_of_kubernetes(name: str, version: str)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_strict_schemas_notice_a_wrong_field(version: str) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
-    job = render({**URI, "schedule": {"state": "present"}}).sole("Job", "schedule-apply")
+    job = render(SCHEDULED).sole("Job", "schedule-apply")
     job["spec"]["template"]["spec"]["serviceAccountNames"] = "typo"
     with pytest.raises(validator.ValidationError):
         validator.validate(job, version, strict=True)
@@ -63,10 +68,10 @@ def test_nothing_of_kubeflow_or_mlflow_is_installed_unasked() -> None:
 
 def test_hooks_call_the_command_line() -> None:
     rendered = render(combinations()["schedule-present"])
-    upload, apply = rendered.sole("Job", "pipeline-upload"), rendered.sole("Job", "schedule-apply")
+    upload, apply = rendered.sole("Job", "upload-nightly"), rendered.sole("Job", "schedule-apply")
     remove = rendered.sole("Job", "schedule-remove")
     commands = [pod_specs(one)[0][1]["containers"][0]["command"] for one in (upload, apply, remove)]
-    assert commands[0][:3] == ["secateur", "pipeline", "upload"]
+    assert commands[0] == ["secateur", "pipeline", "upload", "--pipeline", "nightly", "--version", "0.1.0"]
     assert commands[1] == ["secateur", "schedule", "apply", "-f", "/etc/secateur/schedule.yaml"]
     assert commands[2] == ["secateur", "schedule", "delete", "-f", "/etc/secateur/schedule.yaml"]
     when = [one["metadata"]["annotations"]["helm.sh/hook"] for one in (upload, apply, remove)]
@@ -85,7 +90,9 @@ def test_hooks_call_the_command_line() -> None:
     ],
 )
 def test_states_of_the_schedule(state: str, jobs: set[str]) -> None:
-    rendered = render({**URI, "schedule": {"state": state}, "pipeline": {"upload": False}})
+    rendered = render(
+        merged(SCHEDULED, {"schedule": {"state": state, "version": "latest"}, "pipeline": {"upload": []}})
+    )
     assert {one["metadata"]["name"].removeprefix("night-secateur-") for one in rendered.of("Job")} == jobs
 
 
@@ -101,7 +108,7 @@ def test_hooks_have_no_credentials_of_s3() -> None:
 
 def test_several_users_get_a_token_for_kubeflow_alone() -> None:
     for name, num_tokens in (("multi-user", 1), ("default", 0)):
-        spec = pod_specs(render(combinations()[name]).sole("Job", "pipeline-upload"))[0][1]
+        spec = pod_specs(render(combinations()[name]).sole("Job", "upload-nightly"))[0][1]
         tokens = [volume["projected"] for volume in spec["volumes"] if "projected" in volume]
         assert len(tokens) == num_tokens
         for token in tokens:
@@ -135,15 +142,82 @@ def test_egress_follows_the_addresses(name: str, expected: list[tuple[str, int]]
 
 
 def test_compiled_pipelines_find_their_names() -> None:
-    from pipelines.placement import CLUSTER, CONFIG_KEYS, SECRET_KEYS
-
+    """What `pipelines/placement.py` reads, and where it looks for it when nobody says otherwise."""
+    placement = pytest.importorskip("pipelines.placement", reason="kfp is not installed")
     rendered = render(combinations()["everything"])
-    config = rendered.sole("ConfigMap", CLUSTER.config_map)
-    assert set(config["data"]) - {"SECATEUR_CACHE"} <= set(CONFIG_KEYS)
-    assert rendered.of("PersistentVolumeClaim", CLUSTER.workspace_claim)
+    config = rendered.sole("ConfigMap", "night-secateur-schedule")["data"]["schedule.yaml"]
+    parameters = yaml.safe_load(config)["parameters"]
+    assert (parameters["config_map"], parameters["secret"]) == ("secateur", "secateur")
+    data = next(one for one in rendered.of("ConfigMap") if one["metadata"]["name"] == parameters["config_map"])["data"]
+    assert set(data) - {"SECATEUR_CACHE"} <= set(placement.CONFIG_KEYS)
+    assert rendered.of("PersistentVolumeClaim", placement.CLUSTER.workspace_claim)
     container = rendered.sole("ClusterStorageContainer")["spec"]["container"]
     secrets = {one["name"]: one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one}
-    assert secrets == dict.fromkeys(SECRET_KEYS, CLUSTER.secret)
+    assert secrets == dict.fromkeys(placement.SECRET_KEYS, parameters["secret"])
+
+
+def schedule_file(values: dict[str, Any]) -> dict[str, Any]:
+    return yaml.safe_load(render(values).sole("ConfigMap", "schedule")["data"]["schedule.yaml"])
+
+
+def test_the_schedule_is_pinned_to_what_is_uploaded() -> None:
+    rendered = render(combinations()["placement"])
+    version = pod_specs(rendered.sole("Job", "upload-nightly"))[0][1]["containers"][0]["command"][-1]
+    written = yaml.safe_load(rendered.sole("ConfigMap", "schedule")["data"]["schedule.yaml"])
+    assert written["version"] == version == "v1.2.3-bbbbbbbbbbbb"
+    image = "ghcr.io/secateur/secateur-python:v1.2.3@sha256:" + "b" * 64
+    assert written["parameters"] == {"preset": "digits", "image": image, "config_map": "secateur", "secret": "secateur"}
+
+
+def test_the_schedules_file_says_what_the_values_say() -> None:
+    written = schedule_file(combinations()["schedule-present"])
+    assert written == {
+        "name": "secateur-nightly",
+        "pipeline": "nightly",
+        "version": "v12",
+        "cron": "0 30 1 * * MON-FRI",
+        "experiment": "secateur",
+        "enabled": True,
+        "service_account": "default-editor",
+        "mlflow_plugin": {"disabled": True},
+        "parameters": {
+            "preset": "digits",
+            "gpu_limit": 1,
+            "node_selector": {"pool": "gpu"},
+            "image": "ghcr.io/secateur/secateur-python:0.1.0",
+            "config_map": "secateur",
+            "secret": "secateur",
+        },
+    }
+    paused = schedule_file(combinations()["schedule-paused"])
+    assert (paused["enabled"], paused["version"], paused["parameters"]) == (False, "latest", {"x": 1})
+
+
+def test_own_parameters_win() -> None:
+    written = schedule_file(merged(SCHEDULED, {"schedule": {"parameters": {"image": "mine:1", "secret": "s"}}}))
+    assert written["parameters"]["image"] == "mine:1"
+    assert written["parameters"]["secret"] == "s"
+    assert written["parameters"]["config_map"] == "secateur"
+
+
+@pytest.mark.parametrize("name", [name for name, values in combinations().items() if "schedule" in values])
+def test_the_command_line_reads_the_schedules_file(name: str, tmp_path: Path) -> None:
+    command = pytest.importorskip(
+        "pipelines.schedule_command", reason="`secateur schedule` is not part of this tree yet"
+    )
+    file = tmp_path / "schedule.yaml"
+    file.write_text(render(combinations()[name]).sole("ConfigMap", "schedule")["data"]["schedule.yaml"])
+    assert command.load(file).name == "secateur-nightly"
+
+
+def test_the_command_line_has_the_options_of_the_hooks() -> None:
+    command = pytest.importorskip("pipelines.command", reason="`secateur pipeline` is not part of this tree yet")
+    from typer.testing import CliRunner
+
+    found = CliRunner().invoke(command.app, ["upload", "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert found.exit_code == 0
+    for option in ("--pipeline", "--version", "KF_PIPELINES_ENDPOINT", "SECATEUR_NAMESPACE"):
+        assert option in found.output
 
 
 def test_kept_claims_stay() -> None:
@@ -161,7 +235,7 @@ def test_the_sweep_gets_its_options() -> None:
 
 
 def test_names_stay_within_their_limits() -> None:
-    long = run("template", {**URI, "fullnameOverride": "a" * 63, "schedule": {"state": "present"}})
+    long = run("template", {**SCHEDULED, "fullnameOverride": "a" * 63})
     names = [one["metadata"]["name"] for one in parsed(long.stdout).ours]
     assert max(len(name) for name in names) <= 63
     assert len(names) >= 8

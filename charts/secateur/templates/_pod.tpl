@@ -61,11 +61,9 @@ dict: root, prefix (only keys that begin so).
 {{- if .Values.kubeflow.multiUser }}
 - name: KF_PIPELINES_SA_TOKEN_PATH
   value: /var/run/secrets/kubeflow/pipelines/token
+- name: SECATEUR_NAMESPACE
+  value: {{ include "secateur.runNamespace" . | quote }}
 {{- end }}
-- name: SECATEUR_KFP_NAMESPACE
-  value: {{ ternary (include "secateur.runNamespace" .) "" .Values.kubeflow.multiUser | quote }}
-- name: SECATEUR_IMAGE
-  value: {{ include "secateur.image" . | quote }}
 {{- end }}
 
 {{/*
