@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import subprocess
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.charts.rendering import URI, combinations, merged, parsed, pod_specs, render, run
+from tests.charts.rendering import URI, chart, combinations, helm, merged, parsed, pod_specs, render, run
 
 VERSIONS = ("1.31", "1.34", "1.37")
 CUSTOM = "serving.kserve.io/v1alpha1"
@@ -239,3 +244,60 @@ def test_names_stay_within_their_limits() -> None:
     names = [one["metadata"]["name"] for one in parsed(long.stdout).ours]
     assert max(len(name) for name in names) <= 63
     assert len(names) >= 8
+
+
+@functools.cache
+def chart_with_notes() -> Path:
+    """Return a copy of the chart that shows its NOTES in a ConfigMap: `helm install` prints them only to a cluster."""
+    folder = Path(tempfile.mkdtemp(prefix="notes-")) / "secateur"
+    shutil.copytree(chart(), folder)
+    text = (folder / "templates" / "NOTES.txt").read_text()
+    shown = 'kind: ConfigMap\nmetadata: {name: notes}\ndata:\n  text: {{ include "shown" . | quote }}\n'
+    (folder / "templates" / "notes.yaml").write_text(
+        '{{ define "shown" }}' + text + "{{ end }}apiVersion: v1\n" + shown
+    )
+    return folder
+
+
+def notes(values: dict[str, Any]) -> str:
+    """Return what `helm install` would tell the user."""
+    where = [helm(), "template", "night", str(chart_with_notes()), "--namespace", "ml", "--values", "-"]
+    done = subprocess.run(where, input=yaml.safe_dump(values), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return str(next(one for one in parsed(done.stdout).ours if one["metadata"]["name"] == "notes")["data"]["text"])
+
+
+def test_notes_say_what_is_configured_and_what_is_missing() -> None:
+    text = notes(combinations()["multi-user"])
+    assert "http://ml-pipeline-ui.kubeflow.svc.cluster.local (profile team-vision)" in text
+    assert "MLflow              http://mlflow.mlflow.svc.cluster.local:5000" in text
+    assert "The image has no digest" in text
+    assert "Runs mount the claim secateur-workspace" in text
+    assert "helm test night --namespace ml" in text
+    everything = notes(combinations()["everything"])
+    assert "The schedule secateur-nightly is present (0 0 2 * * *, seconds first)" in everything
+    assert "storageUri: models:/digits@champion" in everything
+    assert "Runs mount" not in everything
+    assert "has no digest" not in notes(combinations()["placement"])
+
+
+def test_claims_in_another_namespace_than_the_runs_are_pointed_out() -> None:
+    values = merged(combinations()["multi-user"], {"persistence": {"workspace": {"enabled": True}}})
+    assert "install the chart into team-vision" in notes(values)
+    assert "install the chart into" not in notes(combinations()["everything"])
+
+
+def test_the_chart_can_be_packaged(tmp_path: Path) -> None:
+    done = subprocess.run([helm(), "package", str(chart()), "-d", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "secateur-0.1.0.tgz") as archive:
+        names = {name.removeprefix("secateur/") for name in archive.getnames()}
+    assert {"Chart.yaml", "values.schema.json", "files/check_connections.py", "README.md"} <= names
+    assert not any(name.startswith("ci/") for name in names)
+
+
+def test_versions_of_chart_package_and_image_agree() -> None:
+    from importlib.metadata import version
+
+    written = yaml.safe_load((chart() / "Chart.yaml").read_text())
+    assert written["appVersion"] == version("secateur")
