@@ -70,7 +70,7 @@ def test_the_server_gets_the_computed_names() -> None:
         rendered = render(combinations()[name])
         found: list[Any] = []
         for one in rendered.others:
-            spec = one["spec"].get("template", one).get("spec", {})
+            spec = one.get("spec", {}).get("template", one).get("spec", {})
             found += [source for item in spec.get("containers", ()) for source in item.get("envFrom", ())]
         assert {"configMapRef": {"name": settings}} in found
 

@@ -20,6 +20,21 @@ CUSTOM = "serving.kserve.io/v1alpha1"
 SCHEDULED = merged(URI, {"schedule": {"state": "present", "parameters": {"preset": "digits"}}})
 
 
+def test_lint_is_strict_without_any_values() -> None:
+    done = run("lint", {}, "--strict")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_folder_for_fetched_data_is_named() -> None:
+    folders = {
+        name: render(combinations()[name]).sole("ConfigMap", "secateur")["data"] for name in ("default", "claims")
+    }
+    assert {name: data["SECATEUR_CACHE"] for name, data in folders.items()} == {
+        "default": "/workspace/cache",
+        "claims": "/cache/data",
+    }
+
+
 def test_there_are_enough_combinations() -> None:
     assert len(combinations()) >= 12
 
@@ -131,11 +146,18 @@ def test_several_users_get_a_token_for_kubeflow_alone() -> None:
         ("serving", [("kubeflow", 8888), ("mlflow", 5000), ("kubeflow", 9000)]),
         ("mlflow", [("kubeflow", 8888), ("ml", 5000)]),
         ("mlflow-ingress", [("kubeflow", 8888), ("ml", 8080)]),
+        ("bare", [("ml", 8888), ("ml", 80), ("outside", 9000)]),
         ("outside", [("outside", 443), ("outside", 8443), ("outside", 443)]),
     ],
 )
 def test_egress_follows_the_addresses(name: str, expected: list[tuple[str, int]]) -> None:
-    rules = render(combinations()[name]).sole("NetworkPolicy")["spec"]["egress"]
+    bare = {
+        "kubeflow": {"endpoint": "http://ml-pipeline:8888"},
+        "tracking": {"uri": "http://mlflow"},
+        "storage": {"endpoint": "https://s3.svc.example.com:9000"},
+        "networkPolicy": {"outside": [{"cidr": "10.0.0.0/8"}, {"cidr": "172.16.0.0/12"}]},
+    }
+    rules = render(combinations().get(name, bare)).sole("NetworkPolicy")["spec"]["egress"]
     assert {port["port"] for port in rules[0]["ports"]} == {53}
     found = []
     for rule in rules[1 : 1 + len(expected)]:

@@ -64,10 +64,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $port | default (ternary "443" "80" (eq $url.scheme "https")) }}
 {{- end }}
 
-{{/* Namespace that a URL names (http://service.namespace.svc…), or nothing for a host outside of the cluster. */}}
+{{/*
+Namespace of the Service that a URL names, or nothing for a host outside of the cluster: dict root, url.
+http://service is in the release's namespace, http://service.namespace.svc… in its own.
+*/}}
 {{- define "secateur.namespaceOf" -}}
-{{- $host := (urlParse .).host | regexFind "^[^:]+" }}
-{{- if regexMatch "^[^.]+\\.[^.]+\\.svc(\\..+)?$" $host }}
+{{- $host := (urlParse .url).host | regexFind "^[^:]+" }}
+{{- if not (contains "." $host) }}
+{{- .root.Release.Namespace }}
+{{- else if regexMatch "^[^.]+\\.[^.]+\\.svc(\\..+)?$" $host }}
 {{- index (splitList "." $host) 1 }}
 {{- end }}
 {{- end }}
