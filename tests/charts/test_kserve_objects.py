@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,32 @@ PROTOCOLS = {"v1", "v2", "grpc-v1", "grpc-v2"}
 SERVING = {
     "serving": {"triton": {"enabled": True, "tensorrtVersion": "10.16.1"}, "storageContainer": {"enabled": True}}
 }
+
+
+def json_names(model: str) -> set[str]:
+    """Return the fields of one of KServe's own Python models, read from its file; the package imports a lot."""
+    try:
+        files = metadata.distribution("kserve").files or []
+    except metadata.PackageNotFoundError:
+        pytest.skip("kserve is not installed: its models cannot be compared with the lists above")
+    path = next(str(file.locate()) for file in files if file.name == f"{model}.py")
+    for node in ast.walk(ast.parse(Path(path).read_text())):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "attribute_map":
+            return set(ast.literal_eval(node.value).values())
+    raise AssertionError(f"{model} has no attribute_map")
+
+
+def test_the_lists_are_those_of_kserve() -> None:
+    assert json_names("v1alpha1_serving_runtime_spec") == RUNTIME
+    assert json_names("v1alpha1_storage_container_spec") == STORAGE
+    assert json_names("v1alpha1_supported_model_format") == FORMAT
+
+
+@pytest.mark.parametrize("name", ["everything"])
+def test_the_storage_containers_program_exists(name: str) -> None:
+    command = render(combinations()[name]).sole("ClusterStorageContainer")["spec"]["container"]["command"]
+    assert command[:2] == ["python", "-m"]
+    pytest.importorskip(command[2], reason=f"{command[2]} is not part of this tree yet")
 
 
 def runtime(**more: Any) -> dict[str, Any]:
@@ -50,6 +79,7 @@ def test_storage_container_has_only_fields_that_kserve_knows(name: str) -> None:
     assert set(one["spec"]) <= STORAGE
     assert one["spec"]["supportedUriFormats"] == [{"prefix": "models:/"}]
     assert one["spec"]["workloadType"] == "initContainer"
+    assert one["spec"]["supportsMultiModelDownload"] is False, "KServe reads it without asking whether it is there"
     assert one["spec"]["container"]["name"] == "storage-initializer"
     assert "args" not in one["spec"]["container"], "KServe writes the URI and the folder there"
 
@@ -95,5 +125,5 @@ def test_the_storage_container_knows_where_models_are() -> None:
     plain = {one["name"]: one["value"] for one in container["env"] if "value" in one}
     assert plain["MLFLOW_TRACKING_URI"] == "http://mlflow.mlflow.svc.cluster.local:5000"
     assert plain["AWS_ENDPOINT_URL"] == "http://seaweedfs.kubeflow.svc.cluster.local:9000"
-    assert plain["HOME"] == plain["TMPDIR"] == "/mnt/models", "all else is read-only"
+    assert plain["TMPDIR"] == "/mnt/models", "all else is read-only"
     assert plain["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"

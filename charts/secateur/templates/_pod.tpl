@@ -20,9 +20,9 @@ seccompProfile:
 {{/* Environment that each Secateur process gets: writable folders, no pickle, no telemetry. */}}
 {{- define "secateur.baseEnv" -}}
 - name: HOME
-  value: {{ .home }}
+  value: /tmp
 - name: TMPDIR
-  value: {{ .home }}
+  value: {{ .temporary }}
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
 - name: MLFLOW_ALLOW_PICKLE_DESERIALIZATION
@@ -115,7 +115,7 @@ containers:
     command:
       {{- toYaml .command | nindent 6 }}
     env:
-      {{- include "secateur.baseEnv" (dict "home" "/tmp") | nindent 6 }}
+      {{- include "secateur.baseEnv" (dict "temporary" "/tmp") | nindent 6 }}
       {{- with .env }}
       {{- . | trim | nindent 6 }}
       {{- end }}
