@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import shutil
 import subprocess
 import tarfile
@@ -259,6 +260,7 @@ def test_the_sweep_gets_its_options() -> None:
     command = spec["containers"][0]["command"]
     assert command[:4] == ["python", "-m", "deploy.engine_sweep", "/cache/engines"]
     assert command[4:] == ["--older-than", "4w", "--keep", "3", "--dry-run"]
+    assert callable(importlib.import_module(command[2]).main)
 
 
 def test_names_stay_within_their_limits() -> None:
