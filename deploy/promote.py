@@ -21,7 +21,7 @@ from deploy.tracking.destination import OFFLINE, Destination, clipped, experimen
 from deploy.tracking.names import metrics_of
 from deploy.tracking.pull import EXAMPLE
 from deploy.tracking.registry import register, version_of
-from deploy.tracking.stage_run import REF_TAG, find_model
+from deploy.tracking.stage_run import REF_TAG, find_model, signature_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -163,7 +163,7 @@ def _version(
         model = client.create_logged_model(
             experiment, name=name, source_run_id=run_id, tags=package_tags, model_type="secateur-package"
         )
-        description = Description(model_id=model.model_id, run_id=run_id)
+        description = Description(model_id=model.model_id, run_id=run_id, signature=signature_of(folder / "model"))
         description.add_flavor("secateur", format=1, ref=tags[REF_TAG], model="model", example=EXAMPLE)
         description.save(str(folder / "MLmodel"))
         client.log_model_artifacts(model.model_id, str(folder))
