@@ -98,6 +98,7 @@ def test_promotion_moves_both_aliases_once_and_remembers_the_last_champion(tmp_p
     with connected(uri):
         signature = get_model_info("models:/toy@champion").signature
     assert signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+    assert signature.outputs.inputs[0].shape == (-1, 3)
 
 
 def test_a_champion_that_changed_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
