@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 DATA ?= digits
 WORKSPACE ?= .secateur/$(DATA)
 BIN := .venv/bin
+# Every stage is a process that imports torch, kfp and MLflow: without bytecode each would compile thousands of files.
+unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 

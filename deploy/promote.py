@@ -24,7 +24,7 @@ from deploy.tracking.connection import Unreachable, retrying
 from deploy.tracking.destination import OFFLINE, Destination, clipped, experiment_id, surrounding_tags
 from deploy.tracking.names import metrics_of
 from deploy.tracking.registry import version_of
-from deploy.tracking.stage_run import REF_TAG, find_model
+from deploy.tracking.stage_run import REF_TAG, find_model, signature_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -183,9 +183,10 @@ def _package(
         model = client.create_logged_model(
             experiment, name=name, source_run_id=run_id, tags=package_tags, model_type="secateur-package"
         )
-        description = Description(model_id=model.model_id, run_id=run_id)
         package = read_package(folder)
         facts = {"format": package["format"], "model": package["model"], "onnx": package["onnx"]}
+        signature = signature_of(folder / package["model"])
+        description = Description(model_id=model.model_id, run_id=run_id, signature=signature)
         description.add_flavor("secateur", ref=tags[REF_TAG], example=EXAMPLE, **facts)
         description.save(str(folder / "MLmodel"))
         client.log_model_artifacts(model.model_id, str(folder))

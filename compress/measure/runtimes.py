@@ -110,7 +110,8 @@ def paired_sessions(
     rounds: int = 60,
     warmup: int = 10,
     seed: int = 0,
+    pause_s: float = 0.0,
 ) -> PairedLatency:
     """Time sessions against each other on the same input; see `paired_latency`."""
     calls = {name: partial(session.infer, x_BCHW) for name, session in sessions.items()}
-    return paired_latency(calls, rounds=rounds, warmup=warmup, seed=seed)
+    return paired_latency(calls, rounds=rounds, warmup=warmup, seed=seed, pause_s=pause_s)

@@ -48,7 +48,7 @@ class CascadeConfig(StageConfig):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be 1 or more.")
 
 
-@STAGES.register("cascade", config=CascadeConfig, roles=("model", "teacher"), version=2)
+@STAGES.register("cascade", config=CascadeConfig, roles=("model", "teacher"), version=3)
 def cascade(call: StageCall) -> StageResult:
     """Let the compressed model answer first and the teacher where it is unsure.
 

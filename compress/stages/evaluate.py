@@ -93,7 +93,7 @@ class Findings:
     roles=("model", "teacher"),
     optional_roles=("cascade",),
     reads_test=True,
-    version=4,
+    version=5,
 )
 def evaluate(call: StageCall) -> StageResult:
     """Measure the compressed model against its teacher, on the test split, once.

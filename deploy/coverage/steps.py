@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.core.budget import Infeasible
 from compress.core.layout import write_json
@@ -40,6 +42,8 @@ PARTS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 NUM_CLASSES = 10
 #: Largest difference between torch and ONNX Runtime, relative to the largest output.
 PARITY = 1e-4
+#: Inputs whose statistics batch norms get.
+AWAKE = 8
 #: Smallest difference between the outputs for different inputs, relative to the largest output.
 VARIES = 1e-5
 FACTS, LOGITS, MODEL = "facts.json", "logits.npy", "model"
@@ -77,7 +81,7 @@ def cut(folder: Path, builder: str, pixels: int) -> None:
     labels = tuple(f"class {k}" for k in range(NUM_CLASSES))
     spec = InputSpec(shape=(3, pixels, pixels), mean=(0.5,) * 3, std=(0.25,) * 3, class_names=labels)
     model = Model.build(BUILDERS.bind(builder), spec, seed=0)
-    model = Model(unlike(model.module), spec, model.lineage)
+    model = Model(_awake(unlike(model.module), spec.example(AWAKE)), spec, model.lineage)
     x_BCHW = spec.example(1)
     costs = {name: MEASURES.bind(name)(model.module, x_BCHW) for name in ("macs", "params")}
     _check_outputs(model)
@@ -113,6 +117,22 @@ def half(model: Model, groups: tuple[ChannelGroup, ...], counts: CostModel) -> t
         except Infeasible as error:
             smallest = error.smallest
     raise Failed(f"at least {smallest / counts.macs({}):.0%} of the multiply-adds stay")
+
+
+def _awake(module: nn.Module, x_BCHW: Tensor) -> nn.Module:
+    """Give batch norms, in place, the statistics of some inputs: with those of a fresh one a deep network is silent."""
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        module(x_BCHW)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+    return module
 
 
 def _check_outputs(model: Model) -> None:

@@ -12,7 +12,7 @@ HEAD = """# Coverage
 Made by `python -m deploy.coverage`; do not edit. Each network has random weights and the smallest input that works.
 It passes these steps, the last three in a process of their own:
 
-1. **build**, with outputs that differ from input to input;
+1. **build**, batch norms with the statistics of random inputs; outputs differ from input to input;
 2. **trace**: find the groups of channels, each of them verified by numbers (cut == zeroed, which changes the outputs);
 3. **prune** by magnitude to half of the multiply-adds, or to the smallest part that can be reached;
 4. **backward**: run forwards and backwards; the loss depends on every weight, by finite slopes;

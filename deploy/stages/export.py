@@ -83,7 +83,7 @@ class ExportConfig(StageConfig):
             INT8_VARIANTS.from_json(variant)
 
 
-@STAGES.register("export", config=ExportConfig, roles=("model",), version=2)
+@STAGES.register("export", config=ExportConfig, roles=("model",), version=3)
 def export(call: StageCall) -> StageResult:
     """Export to ONNX, to the INT8 file that is measured to be worth it, and to TensorRT where there is a GPU.
 

@@ -56,7 +56,7 @@ class Patience:
 
     total_s: float = 10.0
     attempts: int = 4
-    timeout_s: float = 3.0
+    timeout_s: float = 10.0
     first_delay_s: float = 0.5
 
     @classmethod

@@ -222,7 +222,7 @@ def _logged_model(
         params=params_of({"stage": identity["stage"], **identity["config"]}),
         model_type="secateur",
     )
-    description = Description(model_id=model.model_id, run_id=run_id, signature=_signature(folder))
+    description = Description(model_id=model.model_id, run_id=run_id, signature=signature_of(folder / "model"))
     description.add_flavor("secateur", format=1, ref=record["ref"], model="model", record="entry.json")
     client.log_model_artifacts(model.model_id, str(folder))
     with tempfile.TemporaryDirectory() as scratch:
@@ -231,15 +231,15 @@ def _logged_model(
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
-def _signature(folder: Path) -> ModelSignature:
-    """Return what goes in and out of the model of an entry: a preprocessed batch, and its logits."""
+def signature_of(folder: Path) -> ModelSignature:
+    """Return what goes in and out of the model in a folder: a preprocessed batch, and its logits."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     from deploy.export.onnx_from_model import INPUT, OUTPUT
 
-    facts = json.loads((folder / "model" / "input.json").read_text())
+    facts = json.loads((folder / "input.json").read_text())
     number = np.dtype(np.float32)
     return ModelSignature(
         inputs=Schema([TensorSpec(number, (-1, *facts["shape"]), INPUT)]),

@@ -15,6 +15,7 @@ from deploy.coverage import __main__ as command
 from deploy.coverage import steps
 from deploy.coverage.networks import TIMM, TORCHVISION_PIXELS, networks
 from deploy.coverage.table import is_passed, table
+from tests import toys  # noqa: F401  (registers the builder "toy")
 
 GOOD = {
     "builder": "torchvision:resnet18",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.models import get_model_info
 
 from compress.core.model import CorruptModel
 from compress.store import LocalStore
@@ -13,6 +14,7 @@ from deploy import promote as promotion
 from deploy.package import build_package
 from deploy.promote import promote, pull_commands
 from deploy.pull import check_package, onnx_file, pull
+from deploy.tracking.connection import connected
 from tests.deploy.stored_run import fresh_uri, put_run
 
 pytestmark = pytest.mark.slow
@@ -93,6 +95,10 @@ def test_promotion_moves_both_aliases_once_and_remembers_the_last_champion(tmp_p
     assert version.tags["secateur.ref"] == second["export"]
     assert str(MlflowClient(uri, uri).get_model_version_by_alias("toy", "challenger").version) == "2"
     assert "| Student |" in version.description
+    with connected(uri):
+        signature = get_model_info("models:/toy@champion").signature
+    assert signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+    assert signature.outputs.inputs[0].shape == (-1, 3)
 
 
 def test_a_champion_that_changed_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     sizes = {"batch_size": 32, "score_batches": 2}
     monkeypatch.setattr(module, "CURVES", {**module.CURVES, **sizes})
     base = {**module.BASE, **DIGITS, "options": {**module.BASE["options"], **sizes}, "rates": [0.01], "steps": 8}
+    base["rounds"] = 2
     ours = {module.BASELINE: {"allocator": "uniform"}, "latency_knapsack": module.WITH_BLOCKS}
     ours |= {"with_blocks": module.WITH_BLOCKS, module.TAUGHT: module.WITH_BLOCKS}
     ours |= {"greedy": {"allocator": "measured_greedy"}}

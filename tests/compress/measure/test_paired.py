@@ -9,11 +9,19 @@ import time
 import numpy as np
 import pytest
 
-from compress.measure.paired import SAMPLE_MIN_S, PairedLatency, Ratio, paired_latency
+from compress.measure import paired
+from compress.measure.paired import NUM_PARTS, SAMPLE_MIN_S, PairedLatency, Ratio, paired_latency
 
 
 def _sleep(seconds: float):
     return lambda: time.sleep(seconds)
+
+
+def _wait(milliseconds: float) -> None:
+    """Do nothing for a while, without `time.sleep`."""
+    end_s = time.perf_counter() + milliseconds / 1e3
+    while time.perf_counter() < end_s:
+        pass
 
 
 def test_sleeping_twice_as_long_gives_a_ratio_of_two() -> None:
@@ -70,7 +78,7 @@ def test_the_interval_depends_only_on_samples_and_seed() -> None:
 
 
 def test_json_round_trip() -> None:
-    times = paired_latency({"a": _sleep(0), "b": _sleep(0)}, rounds=5, warmup=0, seed=3)
+    times = paired_latency({"a": _sleep(0), "b": _sleep(0)}, rounds=10, warmup=0, seed=3)
     data = json.loads(json.dumps(times.as_json()))
     assert PairedLatency.from_json(data) == times
     assert data["median_ms"] == times.median_ms
@@ -99,6 +107,32 @@ def test_every_round_runs_each_call_once_and_orders_differ() -> None:
     rounds = [tuple(timed for _, timed in samples[3 * k : 3 * k + 3]) for k in range(8)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len(set(rounds)) > 1
+
+
+def test_the_rounds_come_in_parts_with_a_rest_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"ms": 2.0}
+    monkeypatch.setattr(paired.time, "sleep", lambda _: state.update(ms=8.0 - state["ms"]))
+    times = paired_latency({"new": lambda: _wait(state["ms"]), "old": lambda: _wait(4)}, rounds=18, pause_s=1.0)
+    assert times.parts == NUM_PARTS == 8
+    assert len(times.samples_ms["new"]) == 24, "three rounds in each of eight parts"
+    middles_P = np.median(np.reshape(times.samples_ms["new"], (8, 3)), axis=1)
+    assert list(np.round(middles_P)) == [2, 6] * 4
+    ratio = times.ratio("new", "old")
+    assert ratio.value == pytest.approx((0.5 * 1.5) ** 0.5, rel=0.1)
+    assert ratio.low < 0.75, "an interval of parts reaches towards the fast ones"
+    assert ratio.high > 1.0, "and towards the slow ones"
+
+
+def test_an_interval_of_parts_covers_the_truth_where_one_of_rounds_does_not() -> None:
+    chance, covered = np.random.default_rng(3), {1: 0, 8: 0}
+    for _ in range(100):
+        state_P1 = chance.lognormal(0, 0.2, size=(8, 1))
+        noise_R = (state_P1 * chance.lognormal(0, 0.02, size=(8, 5))).ravel()
+        for parts in covered:
+            ratio = PairedLatency({"a": tuple(noise_R), "b": (1.0,) * 40}, parts=parts).ratio("a", "b")
+            covered[parts] += ratio.low <= 1 <= ratio.high
+    assert covered[8] >= 85
+    assert covered[8] > covered[1] + 10
 
 
 def test_short_calls_are_repeated_inside_a_sample() -> None:

@@ -83,8 +83,8 @@ def test_no_threads() -> None:
 def test_sessions_take_turns(x_BCHW: np.ndarray) -> None:
     runtime = RUNTIMES.bind("torch")
     with runtime(toy_entry()) as first, runtime(toy_entry()) as second:
-        times = paired_sessions({"a": first, "b": second}, x_BCHW, rounds=15, warmup=2, seed=4)
+        times = paired_sessions({"a": first, "b": second}, x_BCHW, rounds=16, warmup=2, seed=4)
     assert list(times.samples_ms) == ["a", "b"]
-    assert all(len(samples) == 15 for samples in times.samples_ms.values())
+    assert all(len(samples) == 16 for samples in times.samples_ms.values())
     assert times.seed == 4
     assert 0.5 < times.ratio("a", "b").value < 2
