@@ -10,10 +10,10 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test check lint types layers unit lock ir readmes ideas study studies ui clean help
+.PHONY: demo test test-triton check lint types layers unit lock ir readmes chart ideas study studies ui clean help
 
 help:  ## Show the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(UV):
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -47,6 +47,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/python -m components.readme --check
+	$(BIN)/python charts/readme.py --check
 	$(BIN)/python -m studies.ideas --check
 
 types: .venv/.dev
@@ -66,6 +67,17 @@ ir: .venv/.runtime  ## Compile the pipelines' intermediate representation that i
 readmes: .venv/.runtime  ## Generate the components' READMEs from their signatures.
 	$(BIN)/python -m components.readme
 
+chart: .venv/.runtime  ## Generate the chart's README from its values.
+	$(BIN)/python charts/readme.py
+
+.venv-triton/.done: requirements-triton.lock .venv/.dev
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-triton
+	$(UV) pip install --quiet --python .venv-triton/bin/python --require-hashes -r $<
+	@touch $@
+
+test-triton: .venv-triton/.done  ## Pull a model from MLflow into a real tritonserver, under load, across versions.
+	SECATEUR_TRITON_REQUESTS=5000 $(BIN)/python -m pytest tests/deploy/test_triton_server.py -m "slow or not slow"
+
 ideas: .venv/.runtime  ## Generate docs/ideas.md from the cards and the studies' results.
 	$(BIN)/python -m studies.ideas
 
@@ -81,8 +93,10 @@ LOCK := $(UV) pip compile pyproject.toml --extra all --extra build --universal -
 	--generate-hashes --no-header --no-annotate --quiet
 
 lock: $(UV)  ## Compile the hashed locks again.
-	$(LOCK) --extra dev -c requirements/constraints.txt -o requirements-dev.lock
+	$(LOCK) --extra serve --extra dev -c requirements/constraints.txt -o requirements-dev.lock
 	$(LOCK) -c requirements-dev.lock -o requirements.lock
+	$(UV) pip compile requirements/triton.in --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --quiet -o requirements-triton.lock
 
 clean:  ## Remove caches and demo workspaces, keep .venv.
 	rm -rf .secateur .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage* build dist

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 #: Kubeflow's own variable for the address of its API.
 ENDPOINT = "KF_PIPELINES_ENDPOINT"
-#: Bearer token, for an API behind authentication; a pod inside the cluster needs none.
+#: Bearer token, for an API behind authentication.
 TOKEN = "KF_PIPELINES_TOKEN"
+#: Kubeflow's own variable for the file in which a pod finds a token that is renewed.
+TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
 #: Written for "the newest version, whichever that is when it starts".
 LATEST = "latest"
 PAGE = 100
@@ -35,13 +37,17 @@ def connect(host: str = "", namespace: str = "") -> Client:
     """Return a client of Kubeflow Pipelines.
 
     Args:
-        host: Address of the API; empty: KF_PIPELINES_ENDPOINT, or the cluster that this pod runs in.
+        host: Address of the API; empty: KF_PIPELINES_ENDPOINT, or the cluster that this pod runs in. KF_PIPELINES_TOKEN
+            proves who asks, else the token in the file KF_PIPELINES_SA_TOKEN_PATH, which is read again when it expires.
         namespace: Namespace of the user; empty where Kubeflow has a single one.
     """
     with _quiet():
         import kfp
+        from kfp.client import ServiceAccountTokenVolumeCredentials
 
-        client = kfp.Client(host=host or None, existing_token=os.environ.get(TOKEN) or None)
+        token, path = os.environ.get(TOKEN) or None, os.environ.get(TOKEN_FILE)
+        credentials = ServiceAccountTokenVolumeCredentials(path) if path and not token else None
+        client = kfp.Client(host=host or None, existing_token=token, credentials=credentials)
     if namespace:
         client._context_setting["namespace"] = namespace
     return client

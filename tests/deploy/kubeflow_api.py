@@ -57,12 +57,15 @@ def _unknown(data: Any, kind: str) -> str:
 
 
 class State:
-    """What the server knows; `requests` lists every call, `failing` the calls that it answers with 500."""
+    """What the server knows; `requests` lists every call, `authorizations` what each showed to be let in, `failing` the
+    calls that it answers with 500.
+    """
 
     def __init__(self) -> None:
         self.items: dict[str, dict[str, Any]] = {"experiments": {}, "pipelines": {}, "versions": {}, "runs": {}}
         self.items["recurring_runs"] = {}
         self.requests: list[tuple[str, str]] = []
+        self.authorizations: list[str] = []
         self.failing: set[tuple[str, str]] = set()
         self.page = 1000
         self.clock = datetime(2026, 11, 22, tzinfo=UTC)
@@ -179,6 +182,7 @@ def _handler(state: State) -> type[BaseHTTPRequestHandler]:
             path, query = url.path.removeprefix(PREFIX), dict(parse_qsl(url.query))
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             state.requests.append((self.command, path))
+            state.authorizations.append(self.headers.get("Authorization", ""))
             status, data = self.result(path, query, raw)
             text = json.dumps(data).encode()
             self.send_response(status)

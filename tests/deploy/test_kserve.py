@@ -156,6 +156,8 @@ def test_the_init_container_fills_a_mounted_folder_and_makes_up_for_a_killed_cal
     assert mount.stat().st_ino == node, "a mounted folder cannot be replaced"
     check_package(mount)
     assert load(mount).input
+    assert not [path for path in mount.rglob("*") if path.is_symlink()], "a mount is seen without what is beside it"
+    assert not [path.name for path in mount.iterdir() if path.name.startswith(".")]
     assert {path.name for path in mount.iterdir() if path.is_dir()} == set(read_package(mount)["triton"]["models"])
     (mount / "package.json").unlink()
     (mount / INCOMING).touch()
@@ -164,6 +166,7 @@ def test_the_init_container_fills_a_mounted_folder_and_makes_up_for_a_killed_cal
     check_package(mount)
     assert main(["models://toy@nobody", str(tmp_path / "other")]) == 1
     assert main(["models://toy@champion"]) == 2
+    assert main(["s3://bucket/net", str(tmp_path / "other")]) == 1
     assert "its aliases are" in capsys.readouterr().err
 
 

@@ -28,6 +28,29 @@ def served(tmp_path: Path) -> Iterator[tuple[Any, State, str]]:
         yield client, state, host
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({}, ""),
+        ({"KF_PIPELINES_TOKEN": "mine"}, "Bearer mine"),
+        ({"KF_PIPELINES_SA_TOKEN_PATH": "{file}"}, "Bearer projected"),
+        ({"KF_PIPELINES_TOKEN": "mine", "KF_PIPELINES_SA_TOKEN_PATH": "{file}"}, "Bearer mine"),
+    ],
+)
+def test_a_token_is_shown_when_there_is_one(
+    given: dict[str, str], shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("projected")
+    for name in ("KF_PIPELINES_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value.format(file=tmp_path / "token"))
+    with kubeflow() as (host, state), api.asking(host):
+        api.connect(host).list_pipelines()
+        assert state.authorizations
+        assert set(state.authorizations) == {shown}
+
+
 def only(state: State) -> Any:
     (found,) = state.items["recurring_runs"].values()
     return found
