@@ -20,6 +20,7 @@ from compress.distill import Distiller
 from compress.distill.losses import LOSSES
 from compress.measure import cost_of
 from compress.measure.compare import compare_entries
+from compress.measure.paired import NUM_PARTS
 from compress.models.pretrained import load_npz
 from compress.prune.session import Session, Target
 from compress.run import import_model, run_stage, task_of
@@ -37,6 +38,8 @@ RESNET56: dict[str, Any] = {
     "builder": {"name": "resnet_cifar", "depth": 56},
     "weights": "resnet56_cifar10.npz",
 }
+#: Between two parts of a latency: a machine that others use has states of 5 to 20 s (see `compress.measure.paired`).
+PAUSE_S = 1.5
 #: How a cut network recovers: as long as the comparison that the project started from. Half the digits in the forward
 #: pass of the training, for either side, halve its time; what is judged and timed computes with all of them.
 RECOVERY: dict[str, Any] = {
@@ -301,11 +304,12 @@ def costs(before: Model, after: Model, *, rounds: int) -> dict[str, Any]:
     Args:
         before: The reference.
         after: The smaller network.
-        rounds: Interleaved samples of each; 0 measures no latency.
+        rounds: Interleaved samples of each, with pauses if they are many enough for all parts; 0 measures none.
 
     Returns:
         "macs" and "params" as ratios, "faster" by runtime and batch as {value, low, high}.
     """
     was, now = (cost_of(model).as_json() for model in (before, after))
-    faster = compare_entries(Entry.of(before), Entry.of(after), rounds=rounds) if rounds else {}
+    entries, pause_s = (Entry.of(before), Entry.of(after)), PAUSE_S if rounds >= NUM_PARTS else 0.0
+    faster = compare_entries(*entries, rounds=rounds, pause_s=pause_s) if rounds else {}
     return {"macs": was["macs"] / now["macs"], "params": was["params"] / now["params"], "faster": faster}

@@ -21,14 +21,18 @@ class Clock:
         batch: Inputs of one call.
     """
 
-    def __init__(self, runtime: Piece[Any], reference: Session, model: Model, *, batch: int, rounds: int) -> None:
+    def __init__(
+        self, runtime: Piece[Any], reference: Session, model: Model, *, batch: int, rounds: int, pause_s: float = 0.0
+    ) -> None:
         self.batch = batch
-        self._runtime, self._reference, self._rounds = runtime, reference, rounds
+        self._runtime, self._reference, self._rounds, self._pause_s = runtime, reference, rounds, pause_s
         self._x_BCHW = model.input.example(batch).numpy()
 
     @classmethod
     @contextmanager
-    def against(cls, reference: Entry, runtime: Piece[Any], *, batch: int, rounds: int) -> Iterator[Clock]:
+    def against(
+        cls, reference: Entry, runtime: Piece[Any], *, batch: int, rounds: int, pause_s: float = 0.0
+    ) -> Iterator[Clock]:
         """Open `reference` in `runtime` for as long as the context lasts; what else happens in it keeps its threads.
 
         Args:
@@ -36,17 +40,18 @@ class Clock:
             runtime: Piece of RUNTIMES.
             batch: Inputs of one call.
             rounds: Samples of the reference and of the candidate.
+            pause_s: Seconds of rest between two parts of a measurement.
         """
         before = torch.get_num_threads()
         with runtime(reference) as session:
             torch.set_num_threads(before)
-            yield cls(runtime, session, reference.model, batch=batch, rounds=rounds)
+            yield cls(runtime, session, reference.model, batch=batch, rounds=rounds, pause_s=pause_s)
 
     def measure(self, candidate: Model) -> dict[str, Any]:
         """Return the paired ratio candidate / reference, and the reference's time in milliseconds."""
         with self._runtime(Entry.of(candidate)) as session:
             sessions = {"candidate": session, "reference": self._reference}
-            times = paired_sessions(sessions, self._x_BCHW, rounds=self._rounds, warmup=3)
+            times = paired_sessions(sessions, self._x_BCHW, rounds=self._rounds, warmup=3, pause_s=self._pause_s)
         return {
             "ratio": times.ratio("candidate", "reference").value,
             "reference_ms": times.median_ms["reference"],

@@ -49,6 +49,8 @@ class CutConfig(FitConfig):
         runtime: Where latency is measured, when that is limited.
         latency_batch: Inputs of one timed call.
         latency_rounds: Samples of the cut network and of the reference.
+        latency_pause_s: Seconds of rest between two parts of a measurement; spreads it over more states of a machine
+            that others use too.
         epochs: Fine-tuning of all parts together.
     """
 
@@ -71,6 +73,7 @@ class CutConfig(FitConfig):
     runtime: Piece[Any] = piece_field(RUNTIMES, "torch")
     latency_batch: int = 32
     latency_rounds: int = 20
+    latency_pause_s: float = 0.0
     recipe: Piece[Any] = piece_field(RECIPES, '{"name": "sgd_cosine", "lr": 0.02}')
     epochs: float = 5.0
 
@@ -84,6 +87,7 @@ class CutConfig(FitConfig):
             ("trial_batches", 0, "0 leaves the statistics"),
             ("latency_batch", 1, "1 or 64 are usual"),
             ("latency_rounds", 1, "20 is usual"),
+            ("latency_pause_s", 0, "0 measures in one go"),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more; {usual}.")

@@ -130,8 +130,11 @@ def prune(call: StageCall) -> StageResult:
         clock = None
         if budget.latency_ms is not None:
             reference = call.parents.get("reference", call.parents["model"])
-            timing = {"batch": config.latency_batch, "rounds": config.latency_rounds}
-            clock = stack.enter_context(Clock.against(reference, config.runtime, **timing))
+            rounds, pause_s = config.latency_rounds, config.latency_pause_s
+            against = Clock.against(
+                reference, config.runtime, batch=config.latency_batch, rounds=rounds, pause_s=pause_s
+            )
+            clock = stack.enter_context(against)
         session = Session(config, task, call.scratch, model, target, clock)
         session.curves = _curves(call)
         train = _Training(call, session)

@@ -15,6 +15,8 @@ from compress.studies.study import Cell, Row, Table, Verdict
 
 #: Presets whose verdict counts, the most telling first.
 RANKING = ("full", "cpu", "quick")
+#: Of a long list, so many are named.
+NUM_NAMED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ def section_of(table: Table, verdict: Verdict, date: str, figures: Sequence[str]
     state = f"{table.preset}, {len(table.rows)} of {num_cells} cells, seeds {_spoken(table.seeds)}, {date}"
     lines = [f"**{verdict.headline}** ({state})", *(f"- {sentence}" for sentence in verdict.sentences)]
     if table.missing:
-        lines.append(f"- Not measured yet: {', '.join(table.missing)}.")
+        lines.append(f"- Not measured yet: {_some(table.missing)}.")
     pictures = [f"![{name}](results/{table.preset}-{name}.svg)" for name in figures]
     parts = [lines[0], "\n".join(lines[1:]), verdict.table.strip(), "\n".join(pictures)]
     return "\n\n".join(part for part in parts if part)
@@ -190,6 +192,17 @@ def _content(
         "sentences": list(verdict.sentences),
         "ideas": dict(verdict.ideas),
     }
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names as an enumeration, the first ones of many.
+
+    >>> _some([f"large@{seed}" for seed in range(20)])
+    'large@0, large@1, large@2, large@3 and 16 more'
+    """
+    shown = names if len(names) <= 2 * NUM_NAMED else names[:NUM_NAMED]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
 
 
 def _spoken(seeds: Sequence[int]) -> str:

@@ -128,19 +128,20 @@ def connected(uri: str, patience: Patience | None = None) -> Iterator[MlflowClie
     """
     patience = patience or Patience.from_environment()
     chosen = {name: value for name, value in STEADY.items() if name not in os.environ}
-    with environment({"MLFLOW_TRACKING_URI": uri, **QUIET, **chosen}), warnings.catch_warnings():
+    here = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
+    with environment({**here, **QUIET, **chosen}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
 
         _hush()
-        before = (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         try:
             yield _answering(uri, patience)
         finally:
-            mlflow.set_tracking_uri(before[0])
-            mlflow.set_registry_uri(before[1])
+            # Unset, both follow the environment again, where MLflow also notes what a caller has set.
+            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+            mlflow.set_registry_uri("")
 
 
 def retrying(uri: str, work: Callable[[MlflowClient], T], patience: Patience | None = None) -> T:

@@ -20,6 +20,7 @@ from compress.studies import Bench, Cell, Study, Table, Verdict
 from compress.studies.statistics import best_of, comparison, estimate
 from studies.charts import Dot, dots_chart
 from studies.protocol import (
+    PAUSE_S,
     RECOVERY,
     RESNET56,
     by_seed,
@@ -46,6 +47,7 @@ BASE: dict[str, Any] = {
         "runtime": "onnxruntime",
         "batch_size": 128,
         "latency_rounds": 20,
+        "latency_pause_s": PAUSE_S,
     },
     "score_batches": 16,
     "test_limit": 0,
@@ -158,8 +160,9 @@ def _share(cell: Cell, bench: Bench, start: Model, task: Task) -> dict[str, Any]
     """Return the largest share of multiply-adds that is fast enough, over both reaches, and which reach it has."""
     aim = cell.settings["aim"]
     best: dict[str, Any] = {"share": 0.0, "way": asdict(Way())}
-    runtime, rounds = RUNTIMES.bind("onnxruntime"), cell.settings["options"]["latency_rounds"]
-    with Clock.against(Entry.of(start), runtime, batch=aim["batch"], rounds=rounds) as clock:
+    runtime, options = RUNTIMES.bind("onnxruntime"), cell.settings["options"]
+    timing = {"rounds": options["latency_rounds"], "pause_s": options["latency_pause_s"]}
+    with Clock.against(Entry.of(start), runtime, batch=aim["batch"], **timing) as clock:
         for reach in ("all", "inside"):
             way = asdict(Way(reach=reach))
             low, high = 0.0, 1.0

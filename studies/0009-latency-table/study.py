@@ -51,7 +51,8 @@ def full() -> Iterator[Cell]:
     """The same with other networks, three times."""
     for batch in (1, 64):
         for seed in (0, 1, 2):
-            yield Cell(name=f"batch={batch}", seed=seed, settings={**BASE, "batch": batch, "rounds": 40})
+            settings = {**BASE, "batch": batch, "rounds": 40, "pause_s": 1.0}
+            yield Cell(name=f"batch={batch}", seed=seed, settings=settings)
 
 
 def run(cell: Cell, bench: Bench) -> dict[str, Any]:
@@ -65,7 +66,8 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
     table = LatencyTable(runtime, Journal(Path(bench.scratch) / "table.jsonl"), batch=settings["batch"])
     latency = LatencyModel(model.module, counts, x_BCHW, table)
     rows = []
-    with Clock.against(Entry.of(model), runtime, batch=settings["batch"], rounds=settings["rounds"]) as clock:
+    timing = {"rounds": settings["rounds"], "pause_s": settings.get("pause_s", 0.0)}
+    with Clock.against(Entry.of(model), runtime, batch=settings["batch"], **timing) as clock:
         for number in range(settings["calibration"] + settings["networks"]):
             measure = partial(_measured, model, latency, counts, clock, settings, cell.seed, number)
             rows.append(bench.once(f"network-{number}", measure))

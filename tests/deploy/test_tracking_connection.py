@@ -120,13 +120,23 @@ def test_a_refused_host_is_explained_at_once(refusing_uri: str) -> None:
     assert Refusing.asked == 1
 
 
-def test_mlflows_own_settings_are_left_as_they_were(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_set", [False, True])
+def test_mlflows_own_settings_are_left_as_they_were(
+    is_set: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    if is_set:
+        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mine.db")
+    before, environ = (mlflow.get_tracking_uri(), mlflow.get_registry_uri()), dict(os.environ)
     with connected(f"sqlite:///{tmp_path}/mlflow.db"):
-        assert mlflow.get_tracking_uri() != before
-    assert mlflow.get_tracking_uri() == before
+        assert mlflow.get_tracking_uri() != before[0]
+        assert mlflow.get_registry_uri() != before[1]
+    assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == before
+    assert dict(os.environ) == environ
 
 
 def test_a_parent_run_is_remembered_until_mlflow_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

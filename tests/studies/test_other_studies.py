@@ -162,7 +162,7 @@ def test_the_literature_trains_on_everything_and_selects_on_test_images():
 @pytest.mark.slow
 def test_conversions(tmp_path):
     module = module_of("0008")
-    options = {**module.BASE["options"], **FIT, "latency_rounds": 2, "runtime": "torch"}
+    options = {**module.BASE["options"], **FIT, "latency_rounds": 2, "latency_pause_s": 0.0, "runtime": "torch"}
     base = {**module.BASE, **DIGITS, "options": options, "builder": {"name": "resnet_cifar", "depth": 8, "width": 16}}
     table = measured(module, module.grid(base, conversions=("low_rank",), batches=(64,), seeds=(0,)), tmp_path)
     converted, channels = table.rows

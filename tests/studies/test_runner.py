@@ -78,7 +78,7 @@ def test_other_data_and_other_settings_are_measured_anew(found, ran, tmp_path, m
     monkeypatch.setenv("STUDY_DATA", "2")
     run_cells(found, "quick", tmp_path / "w")
     assert len(ran()) == 8
-    source = (found.folder / "study.py").read_text().replace('("small", 1)', '("small", 2)')
+    source = (found.folder / "study.py").read_text().replace('("small", 1)', '("small", 20)')
     (found.folder / "study.py").write_text(source)
     again = find_study(found.folder.parent, "42")
     assert again.study.keys("quick")["small@1"] != found.study.keys("quick")["small@1"]
