@@ -21,7 +21,8 @@ from tests.deploy.stored_run import fresh_uri
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-ROUNDS, WHOLE_ROUNDS = 60, 6
+#: Races in one run of the tests; SECATEUR_RACES=100 looks harder.
+ROUNDS, WHOLE_ROUNDS = int(os.environ.get("SECATEUR_RACES", "20")), 3
 
 
 def model_uri(uri: str) -> str:
@@ -79,6 +80,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
 
 
+@pytest.fixture(scope="module")
+def pair(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Rival]]:
+    """Yield two processes that stay: each takes seconds to start."""
+    with rivals(served, tmp_path_factory.mktemp("pair"), 2) as both:
+        yield both
+
+
 def champion(uri: str, name: str) -> Any:
     from mlflow import MlflowClient
 
@@ -92,46 +100,44 @@ def states(uri: str, name: str) -> Counter[str]:
     return Counter(version.tags.get(CLAIM_TAG, "") for version in found)
 
 
-def test_of_two_processes_exactly_one_wins_and_the_other_says_so(served: str, tmp_path: Path) -> None:
+def test_of_two_processes_exactly_one_wins_and_the_other_says_so(served: str, pair: list[Rival]) -> None:
     source, reasons = model_uri(served), Counter[str]()
-    with rivals(served, tmp_path, 2) as both:
-        for turn in range(ROUNDS):
-            for index, rival in enumerate(both):
-                rival.tell({"name": "race", "source": source, "claimant": f"run-{turn}-{index}"})
-            answers = [rival.answer() for rival in both]
-            won = [answer for answer in answers if not answer["reason"]]
-            (lost,) = [answer for answer in answers if answer["reason"]]
-            assert len(won) == 1, answers
-            assert str(champion(served, "race").version) == won[0]["version"]
-            reasons["first" if "registered first" in lost["reason"] else "meanwhile"] += 1
-            assert "promote again" in lost["reason"]
+    for turn in range(ROUNDS):
+        for index, rival in enumerate(pair):
+            rival.tell({"name": "race", "source": source, "claimant": f"run-{turn}-{index}"})
+        answers = [rival.answer() for rival in pair]
+        won = [answer for answer in answers if not answer["reason"]]
+        (lost,) = [answer for answer in answers if answer["reason"]]
+        assert len(won) == 1, answers
+        assert str(champion(served, "race").version) == won[0]["version"]
+        reasons["first" if "registered first" in lost["reason"] else "meanwhile"] += 1
+        assert "promote again" in lost["reason"]
     print(f"{ROUNDS} races: {ROUNDS} times exactly one winner; the loser was told {dict(reasons)}")
     assert states(served, "race") == {WON: ROUNDS, LOST: ROUNDS}
 
 
-def test_of_two_whole_promotions_exactly_one_wins(served: str, tmp_path: Path) -> None:
-    with rivals(served, tmp_path, 2) as both:
-        for turn in range(WHOLE_ROUNDS):
-            for index, rival in enumerate(both):
-                rival.tell({"prepare": 2 * turn + index})
-            refs = [rival.answer() for rival in both]
-            for rival, mine in zip(both, refs, strict=True):
-                rival.tell({"name": "whole", "refs": mine})
-            answers = [rival.answer() for rival in both]
-            (won,) = [answer for answer in answers if answer["promoted"]]
-            (lost,) = [answer for answer in answers if not answer["promoted"]]
-            assert str(champion(served, "whole").version) == won["version"]
-            assert champion(served, "whole").tags["secateur.ref"] == won["export"]
-            assert "promote again" in lost["reasons"][0]
+def test_of_two_whole_promotions_exactly_one_wins(served: str, pair: list[Rival]) -> None:
+    for turn in range(WHOLE_ROUNDS):
+        for index, rival in enumerate(pair):
+            rival.tell({"prepare": 2 * turn + index})
+        refs = [rival.answer() for rival in pair]
+        for rival, mine in zip(pair, refs, strict=True):
+            rival.tell({"name": "whole", "refs": mine})
+        answers = [rival.answer() for rival in pair]
+        (won,) = [answer for answer in answers if answer["promoted"]]
+        (lost,) = [answer for answer in answers if not answer["promoted"]]
+        assert str(champion(served, "whole").version) == won["version"]
+        assert champion(served, "whole").tags["secateur.ref"] == won["export"]
+        assert "promote again" in lost["reasons"][0]
     print(f"{WHOLE_ROUNDS} whole promotions of two: one winner each time")
 
 
 @pytest.mark.parametrize("die_before", ["search_model_versions", "set_registered_model_alias", "set_model_version_tag"])
 def test_a_killed_claim_never_blocks_its_own_run_and_others_only_for_a_while(
-    served: str, tmp_path: Path, die_before: str
+    served: str, pair: list[Rival], tmp_path: Path, die_before: str
 ) -> None:
-    name, source = f"killed-{die_before}", model_uri(served)
-    with rivals(served, tmp_path, 2) as (victim, witness):
+    name, source, witness = f"killed-{die_before}", model_uri(served), pair[0]
+    with rivals(served, tmp_path, 1) as (victim,):
         victim.tell({"name": name, "source": source, "claimant": "dead", "die_before": die_before})
         assert victim.line() == ""
         assert victim.process.wait(30) == -signal.SIGKILL
@@ -149,14 +155,13 @@ def test_a_killed_claim_never_blocks_its_own_run_and_others_only_for_a_while(
         assert states(served, name) == {LOST: 2, WON: 1}
 
 
-def test_the_run_that_was_killed_goes_on_at_once(served: str, tmp_path: Path) -> None:
-    source = model_uri(served)
-    order = {"name": "again", "source": source, "claimant": "night-7"}
-    with rivals(served, tmp_path, 2) as (victim, successor):
+def test_the_run_that_was_killed_goes_on_at_once(served: str, pair: list[Rival], tmp_path: Path) -> None:
+    order = {"name": "again", "source": model_uri(served), "claimant": "night-7"}
+    with rivals(served, tmp_path, 1) as (victim,):
         victim.tell(order | {"die_before": "set_registered_model_alias"})
         assert victim.line() == ""
-        successor.tell(order)
-        assert successor.answer() == {"reason": "", "version": "2"}
+    pair[1].tell(order)
+    assert pair[1].answer() == {"reason": "", "version": "2"}
     assert states(served, "again") == {LOST: 1, WON: 1}
 
 
