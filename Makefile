@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test test-triton check lint types layers unit lock ir readmes chart ideas study studies ui clean help
+.PHONY: demo test test-triton check lint types layers unit lock ir readmes chart docs ideas study studies ui clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -78,6 +78,9 @@ chart: .venv/.runtime  ## Generate the chart's README from its values.
 test-triton: .venv-triton/.done  ## Pull a model from MLflow into a real tritonserver, under load, across versions.
 	SECATEUR_TRITON_REQUESTS=5000 $(BIN)/python -m pytest tests/deploy/test_triton_server.py -m "slow or not slow"
 
+docs: .venv/.dev  ## Build the documentation into site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 ideas: .venv/.runtime  ## Generate docs/ideas.md from the cards and the studies' results.
 	$(BIN)/python -m studies.ideas
 
@@ -93,7 +96,7 @@ LOCK := $(UV) pip compile pyproject.toml --extra all --extra build --universal -
 	--generate-hashes --no-header --no-annotate --quiet
 
 lock: $(UV)  ## Compile the hashed locks again.
-	$(LOCK) --extra serve --extra dev -c requirements/constraints.txt -o requirements-dev.lock
+	$(LOCK) --extra serve --extra docs --extra dev -c requirements/constraints.txt -o requirements-dev.lock
 	$(LOCK) -c requirements-dev.lock -o requirements.lock
 	$(UV) pip compile requirements/triton.in --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --quiet -o requirements-triton.lock
