@@ -31,6 +31,13 @@ PRESET = {
         }
     ],
 }
+#: Credentials that nobody asks for here; they must turn up nowhere.
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "sentinel-of-a-secret-key",
+    "MLFLOW_TRACKING_PASSWORD": "sentinel-of-a-password",
+    "MLFLOW_TRACKING_TOKEN": "sentinel-of-a-token",
+    "KF_PIPELINES_TOKEN": "sentinel-of-kubeflow",
+}
 STAGES = ("train", "search", "prune", "distill", "finetune_quant", "export", "cascade", "evaluate", "gate")
 
 pytestmark = pytest.mark.slow
@@ -48,8 +55,12 @@ def command(preset, workspace):
 
 
 def run(preset, workspace):
-    done = subprocess.run(command(preset, workspace), capture_output=True, text=True, cwd=ROOT, check=False)
+    environment = {**os.environ, **SECRETS}
+    done = subprocess.run(
+        command(preset, workspace), capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not [secret for secret in SECRETS.values() if secret in done.stdout + done.stderr]
     return done.stdout
 
 
@@ -106,6 +117,14 @@ def test_mlflow_holds_the_run_its_children_and_the_champion(finished):
     assert any(name.startswith("system/") for name in by_stage["train"].data.metrics)
     assert {item.path for item in mlflow.list_artifacts(parent.info.run_id, "report")} >= {"report/index.html"}
     assert str(mlflow.get_model_version_by_alias("mini", "champion").version) == "1"
+
+
+def test_credentials_are_in_no_file_of_a_run(finished):
+    workspace, _ = finished
+    files = [path for path in workspace.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "index.html", "entry.json"} <= {path.name for path in files}
+    needles = [secret.encode() for secret in SECRETS.values()]
+    assert [str(path) for path in files if any(needle in path.read_bytes() for needle in needles)] == []
 
 
 def test_the_champion_gives_its_saved_outputs_in_a_new_process(finished, tmp_path):
