@@ -6,6 +6,7 @@ Needs Chromium (or SECATEUR_CHROMIUM), and a workspace that `make demo` has fill
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import socket
@@ -66,13 +67,13 @@ def pages(workspace: Path, address: str) -> dict[str, str]:
     else:
         raise SystemExit(f"{workspace} holds no two judged students: run `make demo` first")
     newest = {run.data.tags["secateur.budget"]: run.info.run_id for run in reversed(judged)}
-    runs, name = quote(str(list(newest.values())).replace("'", '"')), experiment.name
+    chosen = f"runs={quote(json.dumps(list(newest.values())))}&experiments={quote(json.dumps(ids))}"
     report = max(workspace.glob("reports/*/index.html"), key=lambda path: path.stat().st_mtime)
     (model, *_) = client.search_registered_models()
-    print(f"experiment {name}, budgets {', '.join(newest)}, model {model.name}")
+    print(f"experiment {experiment.name}, budgets {', '.join(newest)}, model {model.name}")
     return {
         "mlflow_runs": f"{address}/#/experiments/{ids[0]}/runs",
-        "mlflow_compare": f"{address}/#/compare-runs?runs={runs}&experiments={quote(str(ids).replace(chr(39), chr(34)))}",
+        "mlflow_compare": f"{address}/#/compare-runs?{chosen}",
         "mlflow_model": f"{address}/#/models/{model.name}",
         "report": report.absolute().as_uri(),
     }
