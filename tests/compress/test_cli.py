@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,7 +155,7 @@ def test_installed_packages_add_commands_and_groups_of_commands(capsys, monkeypa
     points = [SimpleNamespace(name=name, load=lambda name=name: found[name]) for name in found]
     monkeypatch.setattr(cli, "app", typer.Typer(pretty_exceptions_enable=False))
     monkeypatch.setattr(cli.metadata, "entry_points", lambda *, group: points if group == cli.COMMANDS else [])
-    monkeypatch.setattr(cli, "add_plugin_commands", cli.add_plugin_commands.__wrapped__)
+    monkeypatch.setattr(cli, "add_plugin_commands", partial(cli.add_plugin_commands, cli.app))
     assert say(capsys, monkeypatch, "greet", "you") == (0, "hello you\n", "")
     assert say(capsys, monkeypatch, "all", "two", "me")[1] == "hello me\n"
 
