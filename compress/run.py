@@ -67,6 +67,8 @@ def run_stage(
     processes = _processes_for(stage)
     if not processes.is_first:
         return _work_along(ref, config, task, processes)
+    if config.is_joint:
+        return _run_jointly(ref, record, config, parents, task, store)
     with _local(store).locked(ref):
         is_there = store.has(ref)
         processes.bytes_of_first(_order(ref, is_there))
@@ -82,6 +84,28 @@ def run_stage(
         entry = store.put(ref, record, result, seconds)
         _local(store).clear_scratch(ref)
     return Outcome(entry, False, seconds)
+
+
+def _run_jointly(
+    ref: Ref,
+    record: Mapping[str, Any],
+    config: StageConfig,
+    parents: Mapping[str, Ref],
+    task: Task | None,
+    store: ModelStore,
+) -> Outcome:
+    """Work on a call beside others: without the lock, until there is something to store. Who comes second finds it."""
+    start = time.monotonic()
+    if not store.has(ref):
+        entries = {role: store.get(parent) for role, parent in parents.items()}
+        with TemporaryDirectory(prefix="secateur-") as folder:
+            call = StageCall(config=config, parents=entries, scratch=Path(folder), optional_task=task)
+            result = STAGES[record["stage"]].function(call)
+            seconds = time.monotonic() - start
+            with _local(store).locked(ref):
+                if not store.has(ref):
+                    return Outcome(store.put(ref, record, result, seconds), False, seconds)
+    return Outcome(store.get(ref), True, store.record(ref)["seconds"])
 
 
 def _processes_for(stage: str) -> Processes:
