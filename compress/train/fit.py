@@ -184,8 +184,8 @@ class _Fit:
             batches = self.task.batches("train", batch_size=size, shuffle=draw, limit=num_batches * size)
             for index, (x_BCHW, y_B) in islice(enumerate(batches), num_done, None):
                 next(ticks, None)
-                mine = (self.processes.share(values).to(self.device) for values in (x_BCHW, y_B))
-                self.losses.append(self.step(*mine, first + index))
+                x_BCHW, y_B = self.processes.share(x_BCHW), self.processes.share(y_B)
+                self.losses.append(self.step(x_BCHW.to(self.device), y_B.to(self.device), first + index))
                 if index % CHECK_EVERY == 0 or index == num_batches - 1:
                     self.check()
                     note[0] = self.note(float(self.losses[-1]))
