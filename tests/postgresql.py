@@ -6,8 +6,9 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,17 @@ def as_owner(command: list[str]) -> list[str]:
     return ["runuser", "-u", "postgres", "--", *command]
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server: the address of its empty database, and how to end it hard and start it again."""
+
+    url: str
+    restart: Callable[[], None]
+
+
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """Run a server whose data lie under `folder`, and yield the address of an empty database.
+def postgresql(folder: Path) -> Iterator[Server]:
+    """Run a server whose data lie under `folder`.
 
     Args:
         folder: A short path that other users may enter, for example a `tempfile.TemporaryDirectory`.
@@ -55,10 +64,15 @@ def postgresql(folder: Path) -> Iterator[str]:
     options = ["-A", "scram-sha-256", "-U", "search", "--pwfile", str(secret), "--no-sync", "-E", "UTF8", "--locale=C"]
     subprocess.run(as_owner([initdb, "-D", str(data), *options]), check=True, capture_output=True, cwd=folder)
     listen = f"-h 127.0.0.1 -p {port} -k {data} -F"
-    start = [server_control, "-D", str(data), "-w", "-l", str(data / "log"), "-o", listen, "start"]
-    subprocess.run(as_owner(start), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+    def control(*words: str) -> None:
+        command = [server_control, "-D", str(data), "-w", "-l", str(data / "log"), "-o", listen, *words]
+        subprocess.run(as_owner(command), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+    control("start")
     try:
-        yield f"postgresql://search:{PASSWORD}@127.0.0.1:{port}/postgres"
+        yield Server(
+            f"postgresql://search:{PASSWORD}@127.0.0.1:{port}/postgres", lambda: control("-m", "immediate", "restart")
+        )
     finally:
-        stop = [server_control, "-D", str(data), "-m", "immediate", "stop"]
-        subprocess.run(as_owner(stop), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+        control("-m", "immediate", "stop")

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from compress.core.progress import track
 from compress.core.random import derived_seed
@@ -31,6 +31,8 @@ from compress.search.study import Projecting, Trial, quiet
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+T = TypeVar("T")
+
 #: Names the database: postgresql://USER:PASSWORD@HOST/NAME. It is no option of a stage, because options are stored.
 STORAGE = "SECATEUR_SEARCH_STORAGE"
 #: Seconds between two signs of life of a worker, a whole number.
@@ -40,8 +42,10 @@ DEFAULT_HEARTBEAT_S = 15
 MISSED = 4
 #: How often a candidate is tried again after its worker was lost.
 MAX_RETRIES = 2
-#: Seconds between two looks of a worker that has nothing to do.
+#: Seconds between two looks of a worker that has nothing to do, or whose database is away.
 WAIT_S = 1.0
+#: Seconds that a database may be away before a worker gives up.
+PATIENCE_S = 120.0
 #: Attribute of a trial that was claimed properly: by whom.
 WORKER = "worker"
 FINDINGS = "findings"
@@ -82,7 +86,6 @@ class Board:
         self.name, self.heartbeat_s = name, heartbeat_s
         self.worker = f"{socket.gethostname()}-{os.getpid()}"
         self._url = _checked_url(url)
-        shown = self._url.render_as_string(hide_password=True)
         try:
             self._engine = sqlalchemy.create_engine(self._url, pool_pre_ping=True)
             with self.turn(), quiet(), warnings.catch_warnings():
@@ -97,10 +100,7 @@ class Board:
                     study_name=name, storage=self.storage, direction="maximize", load_if_exists=True
                 )
         except sqlalchemy.exc.OperationalError:
-            raise ConnectionError(
-                f"the search storage {shown} does not answer: check {STORAGE}, that the server runs and lets this "
-                f"user in."
-            ) from None
+            raise self._silent() from None
 
     @classmethod
     def from_environment(cls, name: str) -> Board:
@@ -117,6 +117,35 @@ class Board:
             )
         return cls(name, url, heartbeat_s=int(os.environ.get(HEARTBEAT) or DEFAULT_HEARTBEAT_S))
 
+    def _silent(self) -> ConnectionError:
+        shown = self._url.render_as_string(hide_password=True)
+        return ConnectionError(
+            f"the search storage {shown} does not answer: check {STORAGE}, that the server runs and lets this user "
+            f"in. Trials that are finished are kept; the same command goes on."
+        )
+
+    def in_turn(self, act: Callable[[], T]) -> T:
+        """Return what `act` returns in a turn; while the database is away, try again.
+
+        An act that was cut off leaves at most a trial that counts as lost; it must bear being repeated.
+
+        Raises:
+            ConnectionError: The database was away for `PATIENCE_S`.
+        """
+        import optuna
+        import sqlalchemy
+
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                with self.turn(), quiet(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # optuna on heartbeats without its own loop
+                    return act()
+            except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError):
+                if time.monotonic() > end:
+                    raise self._silent() from None
+                time.sleep(WAIT_S)
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Be the only worker that looks and claims; the lock ends with this context, or with this process."""
@@ -128,7 +157,7 @@ class Board:
                 yield
             return
         with self._engine.begin() as connection:
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '120s'"))
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '600s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": derived_seed(0, "board", self.name)})
             yield
 
@@ -187,9 +216,7 @@ class _Worker:
     def claims(self) -> Iterator[Any]:
         """Yield trials to evaluate until all are done, by whomever."""
         while True:
-            with self.board.turn(), quiet(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # optuna on heartbeats without its own loop
-                num_done, claimed = self.claim()
+            num_done, claimed = self.board.in_turn(self.claim)
             if claimed is not None:
                 yield claimed
             elif num_done >= self.num_trials:
@@ -234,9 +261,8 @@ class _Worker:
         """Write down what was found, or that nothing was; a trial that another worker took over stays as it is."""
         from optuna.trial import TrialState
 
-        with self.board.turn(), quiet():
-            state = self.board.storage.get_trial(trial._trial_id).state
-            if state != TrialState.RUNNING:
+        def write() -> None:
+            if self.board.storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
                 return
             if found is None:
                 self.board.study.tell(trial, state=TrialState.FAIL)
@@ -244,6 +270,8 @@ class _Worker:
             trial.set_constraint(EXCESS, found.excess)
             trial.set_user_attr(FINDINGS, dict(found.findings))
             self.board.study.tell(trial, found.value)
+
+        self.board.in_turn(write)
 
 
 def run_shared_study(
@@ -284,8 +312,9 @@ def run_shared_study(
                 found = assess(space.candidate_of(claimed.params))
         finally:
             worker.tell(claimed, found)
+    found_trials = board.in_turn(board.trials)
     trials = []
-    for number, done in enumerate(trial for trial in board.trials() if trial.state == TrialState.COMPLETE):
+    for number, done in enumerate(trial for trial in found_trials if trial.state == TrialState.COMPLETE):
         candidate = space.candidate_of(done.params)
         learn(candidate, done.user_attrs[FINDINGS])
         assert done.value is not None

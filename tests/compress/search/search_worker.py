@@ -1,4 +1,4 @@
-"""One worker of a shared study, started by the tests with the number of trials, a pause in seconds and a log."""
+"""A worker of a shared study, started by the tests: name, number of trials, pause in seconds, log."""
 
 import json
 import sys
@@ -54,5 +54,5 @@ def work(num_trials, pause_s, log, board):
 
 
 if __name__ == "__main__":
-    board = Board.from_environment("search-test")
-    print(json.dumps(work(int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]), board)))
+    name, num_trials, pause_s, log = sys.argv[1:]
+    print(json.dumps(work(int(num_trials), float(pause_s), Path(log), Board.from_environment(name))))

@@ -24,12 +24,13 @@ NUM_TRIALS = 16
 @pytest.fixture(scope="module")
 def database():
     pytest.importorskip("psycopg2", reason="psycopg2 is not installed: pip install psycopg2-binary")
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder, postgresql(Path(folder)) as url:
-        yield url
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, postgresql(Path(folder)) as server:
+        yield server
 
 
-def start(url, log, pause_s=0.25):
-    command = [sys.executable, "-m", "tests.compress.search.search_worker", str(NUM_TRIALS), str(pause_s), str(log)]
+def start(url, log, pause_s=0.25, num_trials=NUM_TRIALS, name="search-test"):
+    command = [sys.executable, "-m", "tests.compress.search.search_worker", name, str(num_trials)]
+    command += [str(pause_s), str(log)]
     environment = {**os.environ, STORAGE: url, HEARTBEAT: "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -51,7 +52,7 @@ def finish(worker):
 @pytest.mark.slow
 def test_a_killed_worker_loses_and_doubles_nothing(database, tmp_path):
     logs = [tmp_path / f"{k}.log" for k in range(3)]
-    survivor, victim = start(database, logs[0]), start(database, logs[1], pause_s=0.5)
+    survivor, victim = start(database.url, logs[0]), start(database.url, logs[1], pause_s=0.5)
     deadline = time.monotonic() + 60
     while sum(what == "begin" for what, _ in begun(logs[1])) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -59,13 +60,13 @@ def test_a_killed_worker_loses_and_doubles_nothing(database, tmp_path):
     errors = victim.communicate()[1]
     assert victim.returncode == -signal.SIGKILL
     assert PASSWORD not in errors
-    newcomer = start(database, logs[2])
+    newcomer = start(database.url, logs[2])
     first, second = finish(survivor), finish(newcomer)
 
     assert first == second
     assert len(first["trials"]) == NUM_TRIALS
     assert len(first["learnt"]) == NUM_TRIALS
-    trials = Board("search-test", database).trials()
+    trials = Board("search-test", database.url).trials()
     states = Counter(trial.state for trial in trials)
     print(f"trials by state after kill -9 of one of two workers: { {s.name: n for s, n in states.items()} }")
     begins = {what: Counter() for what in ("begin", "end")}
@@ -81,6 +82,23 @@ def test_a_killed_worker_loses_and_doubles_nothing(database, tmp_path):
     assert begins["end"] == dict.fromkeys(keys, 1)
     assert begins["begin"] == {**dict.fromkeys(keys, 1), broken_off: 2}
     assert len(begun(logs[0])) > 4 < len(begun(logs[1]))
+
+
+@pytest.mark.slow
+def test_a_restart_of_the_server_costs_no_trial(database, tmp_path):
+    logs = [tmp_path / "0.log", tmp_path / "1.log"]
+    workers = [start(database.url, log, pause_s=0.4, num_trials=10, name="restart") for log in logs]
+    deadline = time.monotonic() + 60
+    while not all(len(begun(log)) > 2 for log in logs) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    database.restart()
+    first, second = (finish(worker) for worker in workers)
+    assert first == second
+    assert len(first["learnt"]) == len(first["trials"]) == 10
+    states = Counter(trial.state for trial in Board("restart", database.url).trials())
+    print(f"trials by state after a restart of PostgreSQL: { {s.name: n for s, n in states.items()} }")
+    assert states[TrialState.COMPLETE] == 10
+    assert states[TrialState.RUNNING] == 0
 
 
 def lines_of(board, log, num_trials=6):

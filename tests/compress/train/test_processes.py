@@ -104,7 +104,7 @@ def test_two_processes_end_like_one(tmp_path):
 def test_a_fit_of_two_goes_on_after_a_kill_in_two_or_in_one(tmp_path):
     one, killed, alone = (tmp_path / name for name in ("one", "killed", "alone"))
     undisturbed = start(1, one)
-    victim = start(2, killed, pause_s=0.1)
+    victim = start(2, killed, pause_s=0.3)
     deadline = time.monotonic() + 120
     while not list(killed.glob("fit-*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.1)
