@@ -252,6 +252,7 @@ def _run(stage: str, config: dict[str, Any], parents: dict[str, str], given: dic
     from compress.core.stage import STAGES, Ref
     from compress.run import import_model, run_stage, task_of
     from compress.store import LocalStore
+    from compress.train.processes import join, leave
 
     store = LocalStore(given["store"])
     parsed = STAGES[stage].extra["config"].from_json(config)
@@ -261,7 +262,9 @@ def _run(stage: str, config: dict[str, Any], parents: dict[str, str], given: dic
         is_folder = (Path(name) / "manifest.json").is_file()
         refs[role] = import_model(Model.load(Path(name)), store) if is_folder else store.resolve(name)
     outcome = run_stage(stage, parsed, refs, task, store)
-    if int(os.environ.get("RANK", "0")):
+    is_first = join().is_first
+    leave()
+    if not is_first:
         return
     if given["save_as"]:
         store.alias(outcome.entry.ref, given["save_as"])

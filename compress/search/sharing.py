@@ -115,7 +115,10 @@ class Board:
                 f"a shared search needs a database: set {STORAGE}, for example to "
                 f"postgresql://USER:PASSWORD@HOST/NAME, for every worker."
             )
-        return cls(name, url, heartbeat_s=int(os.environ.get(HEARTBEAT) or DEFAULT_HEARTBEAT_S))
+        seconds = os.environ.get(HEARTBEAT) or str(DEFAULT_HEARTBEAT_S)
+        if not seconds.isdecimal() or int(seconds) < 1:
+            raise ValueError(f"{HEARTBEAT}={seconds!r}: a whole number of seconds, 1 or more.")
+        return cls(name, url, heartbeat_s=int(seconds))
 
     def _silent(self) -> ConnectionError:
         shown = self._url.render_as_string(hide_password=True)

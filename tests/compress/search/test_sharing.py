@@ -161,3 +161,11 @@ def test_no_address_is_an_error(monkeypatch):
     monkeypatch.delenv(STORAGE, raising=False)
     with pytest.raises(ValueError, match=f"needs a database: set {STORAGE}"):
         Board.from_environment("one")
+
+
+@pytest.mark.parametrize("seconds", ["0", "1.5", "soon"])
+def test_a_heartbeat_is_a_whole_number_of_seconds(monkeypatch, tmp_path, seconds):
+    monkeypatch.setenv(STORAGE, f"sqlite:///{tmp_path / 'study.db'}")
+    monkeypatch.setenv(HEARTBEAT, seconds)
+    with pytest.raises(ValueError, match=f"{HEARTBEAT}='{seconds}': a whole number"):
+        Board.from_environment("one")
