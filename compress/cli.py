@@ -193,8 +193,12 @@ def _stage_command(card: Card[Any]) -> Callable[..., None]:
         _parameter("store", Path, DEFAULT_STORE, "Directory of the local store.", envvar="SECATEUR_STORE"),
         _parameter("as_json", bool, False, "Print the record as JSON.", flag="--json"),
     ]
+    if card.extra.get("is_parallel"):
+        parameters.append(_parameter("processes", int, 1, "Processes on this machine; the result has the same name."))
 
     def command(**given: Any) -> None:
+        if given.get("processes", 1) > 1 and "WORLD_SIZE" not in os.environ:
+            _launch(given["processes"])
         parents = {role: given[role] for role in (*roles, *optional) if given[role]}
         changed = _object("--config", given["config"] or "{}") | {
             name: _value(given[name]) for name in names if given[name]
@@ -237,11 +241,18 @@ def _value(text: str) -> Any:
         return text
 
 
+def _launch(num_processes: int) -> NoReturn:
+    """Become torchrun, which starts this command once a process."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    os.execv(sys.executable, [*torchrun, "-m", "compress.cli", *sys.argv[1:]])
+
+
 def _run(stage: str, config: dict[str, Any], parents: dict[str, str], given: dict[str, Any]) -> None:
     from compress.core.model import Model
     from compress.core.stage import STAGES, Ref
     from compress.run import import_model, run_stage, task_of
     from compress.store import LocalStore
+    from compress.train.processes import join, leave
 
     store = LocalStore(given["store"])
     parsed = STAGES[stage].extra["config"].from_json(config)
@@ -251,6 +262,10 @@ def _run(stage: str, config: dict[str, Any], parents: dict[str, str], given: dic
         is_folder = (Path(name) / "manifest.json").is_file()
         refs[role] = import_model(Model.load(Path(name)), store) if is_folder else store.resolve(name)
     outcome = run_stage(stage, parsed, refs, task, store)
+    is_first = join().is_first
+    leave()
+    if not is_first:
+        return
     if given["save_as"]:
         store.alias(outcome.entry.ref, given["save_as"])
     record = store.record(outcome.entry.ref)

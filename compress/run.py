@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from compress import catalogue
@@ -14,6 +17,7 @@ from compress.core.registry import UnknownName
 from compress.core.stage import STAGES, Entry, Ref, StageCall, StageConfig, StageResult, identity, ref_of
 from compress.core.task import TASKS, Task
 from compress.store import LocalStore, ModelStore
+from compress.train.processes import Processes, join
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,11 @@ def run_stage(
         task: The data, for stages that need some.
         store: Where parents are read and the result is put.
 
+    Several processes that a launcher started call this alike. The first one looks, writes and stores; the others work
+    along where the stage can use them, and write nothing.
+
     Raises:
-        ValueError: Unknown stage, option or role; says what to write instead.
+        ValueError: Unknown stage, option or role; says what to write instead. Or the stage runs in one process.
     """
     catalogue.load()
     card = STAGES[stage]
@@ -57,8 +64,15 @@ def run_stage(
     assert isinstance(config, StageConfig)
     _check_roles(stage, parents)
     ref, record = identity(stage, config, parents, task)
+    processes = _processes_for(stage)
+    if not processes.is_first:
+        return _work_along(ref, config, task, processes)
+    if config.is_joint:
+        return _run_jointly(ref, record, config, parents, task, store)
     with _local(store).locked(ref):
-        if store.has(ref):
+        is_there = store.has(ref)
+        processes.bytes_of_first(_order(ref, is_there))
+        if is_there:
             _local(store).clear_scratch(ref)
             return Outcome(store.get(ref), True, store.record(ref)["seconds"])
         start = time.monotonic()
@@ -70,6 +84,66 @@ def run_stage(
         entry = store.put(ref, record, result, seconds)
         _local(store).clear_scratch(ref)
     return Outcome(entry, False, seconds)
+
+
+def _run_jointly(
+    ref: Ref,
+    record: Mapping[str, Any],
+    config: StageConfig,
+    parents: Mapping[str, Ref],
+    task: Task | None,
+    store: ModelStore,
+) -> Outcome:
+    """Work on a call beside others: without the lock, until there is something to store. Who comes second finds it."""
+    start = time.monotonic()
+    if not store.has(ref):
+        entries = {role: store.get(parent) for role, parent in parents.items()}
+        with TemporaryDirectory(prefix="secateur-") as folder:
+            call = StageCall(config=config, parents=entries, scratch=Path(folder), optional_task=task)
+            result = STAGES[record["stage"]].function(call)
+            seconds = time.monotonic() - start
+            with _local(store).locked(ref):
+                if not store.has(ref):
+                    return Outcome(store.put(ref, record, result, seconds), False, seconds)
+    return Outcome(store.get(ref), True, store.record(ref)["seconds"])
+
+
+def _processes_for(stage: str) -> Processes:
+    """Return the processes that run a stage together.
+
+    Raises:
+        ValueError: There are several, and the stage has no use for them.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return Processes()
+    if not STAGES[stage].extra.get("is_parallel"):
+        known = ", ".join(name for name in STAGES if STAGES[name].extra.get("is_parallel"))
+        raise ValueError(
+            f"stage {stage!r} runs in one process, WORLD_SIZE is {os.environ['WORLD_SIZE']}: start it without a "
+            f"launcher. Several processes can run: {known}."
+        )
+    return join()
+
+
+def _order(ref: Ref, is_there: bool) -> bytes:
+    return f"{'leave' if is_there else 'make'} {ref}".encode()
+
+
+def _work_along(ref: Ref, config: StageConfig, task: Task | None, processes: Processes) -> Outcome:
+    """Do what the first process does, with a scratch folder that nobody reads; the entry is in no store."""
+    order = processes.bytes_of_first(b"")
+    if order == _order(ref, True):
+        return Outcome(Entry(ref=ref, report={}), True, 0.0)
+    if order != _order(ref, False):
+        raise ValueError(
+            f"process {processes.rank} was asked for {ref}, the first one was told to {order.decode()}: give all "
+            f"processes the same stage, configuration and task."
+        )
+    start = time.monotonic()
+    with TemporaryDirectory(prefix="secateur-") as folder:
+        call = StageCall(config=config, parents={}, scratch=Path(folder), optional_task=task)
+        result = STAGES[ref.rpartition("-")[0]].function(call)
+    return Outcome(Entry(ref=ref, report=result.report, loaded=result.model), False, time.monotonic() - start)
 
 
 def task_of(spec: str | Mapping[str, Any]) -> Task:

@@ -60,3 +60,35 @@ def kserve(  # noqa: PLR0913 - one parameter an option
         namespace=namespace, secret=secret, backend=backend, models=tuple(load or ()), gpus=gpus,
     )  # fmt: skip
     print(as_yaml(manifests(serving)), end="")
+
+
+def trainjob(  # noqa: PLR0913 - one parameter an option
+    name: Annotated[str, typer.Option(help="Of the job.")],
+    image: Annotated[str, typer.Option(help="Secateur's image, with a tag or digest.")],
+    task: Annotated[str, typer.Option(help="Task: a name or JSON.")],
+    config: Annotated[str, typer.Option(help="JSON of the stage's configuration.")] = "{}",
+    namespace: Annotated[str, typer.Option(help="Of the job.")] = "",
+    runtime: Annotated[str, typer.Option(help="ClusterTrainingRuntime.")] = "torch-distributed",
+    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    processes: Annotated[int, typer.Option(help="Processes a machine; 0: one a GPU.")] = 0,
+    gpus: Annotated[int, typer.Option(help="GPUs a machine.")] = 0,
+    claim: Annotated[str, typer.Option(help="Volume claim with the workspace.")] = "secateur-workspace",
+    secret: Annotated[str, typer.Option(help="Secret with the S3 keys that reading data needs.")] = "",
+) -> None:
+    """Print the Kubeflow TrainJob that trains the large network on several GPUs or machines.
+
+    Its entry appears in the workspace's store, where the pipeline's task train finds it.
+    """
+    import json
+
+    from compress.catalogue import load
+    from compress.stages.train import TrainConfig
+    from deploy.trainjob import Training, as_yaml, manifest
+
+    load()
+    TrainConfig.from_json(config)
+    training = Training(
+        name=name, image=image, task=task, config=json.loads(config), namespace=namespace, runtime=runtime,
+        num_nodes=nodes, processes_per_node=processes or max(1, gpus), gpus_per_node=gpus, claim=claim, secret=secret,
+    )  # fmt: skip
+    print(as_yaml(manifest(training)), end="")

@@ -41,6 +41,16 @@ class Journal:
             self.num_new += 1
         return self._known[what, key]
 
+    def learn(self, what: str, key: str, value: Any) -> None:
+        """Write down what another process found; it replaces what is known."""
+        if (what, key) not in self._known or self._known[what, key] != value:
+            self._append({"what": what, "key": key, "value": value})
+            self._known[what, key] = value
+
+    def about(self, key: str) -> dict[str, Any]:
+        """Return all that is known of `key`, by the kind of finding."""
+        return {what: value for (what, subject), value in self._known.items() if subject == key}
+
     def _append(self, line: dict[str, Any]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -41,6 +41,11 @@ class StageConfig:
                 value = option.parse(value, type(self).__name__)
             object.__setattr__(self, item.name, value)
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether several processes may work on the same call at once; they share their findings themselves."""
+        return False
+
     @classmethod
     def from_json(cls, data: str | Mapping[str, Any]) -> Self:
         """Read a mapping or its JSON text; a misspelt field is answered with the nearest one."""

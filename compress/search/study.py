@@ -120,7 +120,7 @@ def run_study(
     if num_trials < 1:
         raise ValueError(f"num_trials={num_trials}: a search needs at least one.")
     sampler = cast("Any", Projecting(strategy(space), space, project))
-    with _quiet():
+    with quiet():
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for candidate in opening:
             study.enqueue_trial(dict(space.decisions_of(candidate)))
@@ -157,7 +157,7 @@ def pareto_of(trials: Sequence[Trial], cost: Callable[[Candidate], float]) -> li
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep optuna's own messages off the terminal; progress is shown by `track`."""
     import optuna
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,14 @@ from compress.core.budget import RelativeBudget
 from compress.core.journal import Journal
 from compress.core.model import Model
 from compress.core.registry import Piece
-from compress.core.stage import STAGES, StageCall, StageConfig, StageResult, piece_field
+from compress.core.stage import STAGES, StageCall, StageConfig, StageResult, identity, piece_field
 from compress.measure.clock import Clock
 from compress.measure.costs import cost_of
 from compress.measure.runtimes import RUNTIMES
 from compress.search.inheritance import Inheritance
 from compress.search.projection import Projection
 from compress.search.proposals import opening
+from compress.search.sharing import Assessment, Board, run_shared_study
 from compress.search.spaces import cuts  # noqa: F401  (registers the spaces)
 from compress.search.spaces.space import SPACES, Candidate
 from compress.search.spending import Spending
@@ -46,6 +47,8 @@ class SearchConfig(StageConfig):
         recalibration_batches: Training batches that renew a candidate's batch-norm statistics.
         batch_size: Inputs of one such batch.
         seed: Which training inputs these are.
+        shared: Work on one study with all who make this call; the database is named by SECATEUR_SEARCH_STORAGE. Which
+            candidates are tried then depends on the workers' speed, so this is another call than the same unshared.
     """
 
     space: Piece[Any] = piece_field(SPACES, "widths_and_blocks")
@@ -59,6 +62,12 @@ class SearchConfig(StageConfig):
     recalibration_batches: int = 8
     batch_size: int = 64
     seed: int = 0
+    shared: bool = False
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether others work on the same study."""
+        return self.shared
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,20 +128,49 @@ class _Search:
     def run(self) -> list[Trial]:
         """Return all trials; where none is feasible the smallest candidate is added."""
         project = Projection(self.space, self.spending)
-        trials = run_study(
-            self.space,
-            self.config.strategy,
-            project=project,
-            evaluate=self.evaluate,
-            excess=self.spending.excess,
-            opening=opening(self.space, project, lambda candidate: self.spending.foreseen(candidate) <= 1),
-            num_trials=self.config.num_trials,
-        )
+        first = opening(self.space, project, lambda candidate: self.spending.foreseen(candidate) <= 1)
+        trials = self.shared(project, first) if self.config.shared else self.alone(project, first)
         if not best_of(trials).is_feasible:
             last = self.space.smallest
             excess = self.spending.excess(last)
             trials.append(Trial(number=len(trials), candidate=last, value=self.evaluate(last), excess=excess))
         return trials
+
+    def alone(self, project: Projection, first: Sequence[Candidate]) -> list[Trial]:
+        """Return the trials of a search in this process."""
+        return run_study(
+            self.space,
+            self.config.strategy,
+            project=project,
+            evaluate=self.evaluate,
+            excess=self.spending.excess,
+            opening=first,
+            num_trials=self.config.num_trials,
+        )
+
+    def shared(self, project: Projection, first: Sequence[Candidate]) -> list[Trial]:
+        """Return the trials of a search by all workers; what others measured is taken into the journal."""
+
+        def assess(candidate: Candidate) -> Assessment:
+            value, excess = self.evaluate(candidate), self.spending.excess(candidate)
+            return Assessment(value=value, excess=excess, findings=self.journal.about(candidate.key))
+
+        def learn(candidate: Candidate, findings: Mapping[str, Any]) -> None:
+            for what, value in findings.items():
+                self.journal.learn(what, candidate.key, value)
+
+        refs = {role: entry.ref for role, entry in self.call.parents.items()}
+        name, _ = identity("search", self.config, refs, self.call.task)
+        return run_shared_study(
+            self.space,
+            self.config.strategy,
+            project=project,
+            assess=assess,
+            learn=learn,
+            opening=first,
+            num_trials=self.config.num_trials,
+            board=Board.from_environment(name),
+        )
 
     def build(self, candidate: Candidate) -> Model:
         """Return a candidate with inherited weights and renewed batch-norm statistics."""

@@ -46,7 +46,7 @@ class TrainConfig(FitConfig):
         return plain
 
 
-@STAGES.register("train", config=TrainConfig, roles=())
+@STAGES.register("train", config=TrainConfig, roles=(), is_parallel=True)
 def train(call: StageCall) -> StageResult:
     """Build a network and train it, or take trained weights from a file.
 

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+#: A safetensors file begins with the length of its JSON header.
+HEADER_LENGTH_BYTES = 8
+
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Replace the checkpoint at `path`; whoever reads sees the old one or the new one, also after a kill.
@@ -44,14 +47,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return tensors and facts of the checkpoint at `path`, or None when there is none."""
-    from safetensors import safe_open
+    return parse(path.read_bytes()) if path.is_file() else None
 
-    if not path.is_file():
-        return None
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads(file.metadata()["facts"])
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    return tensors, facts
+
+def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and facts of a checkpoint's bytes."""
+    from safetensors.torch import load
+
+    length = int.from_bytes(data[:HEADER_LENGTH_BYTES], "little")
+    header = json.loads(data[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length])
+    return load(data), json.loads(header["__metadata__"]["facts"])
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 A fit that was killed and started again in the same scratch folder ends in the same weights, bit for
 bit: everything random in epoch e comes from (seed, e), and a checkpoint is written after each epoch, and
-within a long one every `SAVE_INTERVAL_S`.
+within a long one every `SAVE_INTERVAL_S`. Several processes (`compress.train.processes`) end in the weights of one
+up to rounding; each draws its own dropout. A checkpoint serves any number of processes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from compress.train.averaging import WeightAverage
 from compress.train.hardware import accelerator_for, noise_state, repeatable, set_noise_state
 from compress.train.objectives.activations import rectified_outputs
 from compress.train.objectives.family import Penalty
+from compress.train.processes import join
 from compress.train.scoring import accuracy, device_of
 from compress.train.settings import Diverged, FitConfig, FitReport
 
@@ -110,6 +112,8 @@ class _Fit:
         self.path: Path | None = None
         self.first_digest = checkpoint.state_digest(module, self.extra)
         num_inputs = len(task.split("train"))
+        self.processes = join()
+        self.processes.check_batch(min(config.batch_size, num_inputs))
         self.num_steps = config.num_steps(num_inputs)
         self.steps_per_epoch = config.steps_per_epoch(num_inputs)
         self.num_epochs = math.ceil(self.num_steps / self.steps_per_epoch)
@@ -151,7 +155,7 @@ class _Fit:
         self.restore()
         note = [""]
         left = range(self.epoch * self.steps_per_epoch + len(self.losses), self.num_steps)
-        ticks = iter(track(left, total=len(left), what=what, note=note))
+        ticks = iter(track(left, total=len(left), what=what, note=note) if self.processes.is_first else left)
         for epoch in range(self.epoch, self.num_epochs):
             row = self.train(epoch, ticks, note)
             self.epoch, self.losses = epoch + 1, []
@@ -173,17 +177,19 @@ class _Fit:
         if not num_done:
             self.rate = float(self.optimizer.param_groups[0]["lr"])
         self.trained.train()
-        with repeatable(self.config.seed, epoch, self.device):
+        rank = self.processes.rank
+        with repeatable(self.config.seed, epoch, self.device, rank), self.processes.whole_batch_norm():
             set_noise_state(self.device, self.noise)
             self.noise = {}
             batches = self.task.batches("train", batch_size=size, shuffle=draw, limit=num_batches * size)
             for index, (x_BCHW, y_B) in islice(enumerate(batches), num_done, None):
                 next(ticks, None)
+                x_BCHW, y_B = self.processes.share(x_BCHW), self.processes.share(y_B)
                 self.losses.append(self.step(x_BCHW.to(self.device), y_B.to(self.device), first + index))
                 if index % CHECK_EVERY == 0 or index == num_batches - 1:
                     self.check()
                     note[0] = self.note(float(self.losses[-1]))
-                if time.monotonic() - self.saved_at >= SAVE_INTERVAL_S and index < num_batches - 1:
+                if index < num_batches - 1 and self.is_due(index):
                     self.check()
                     self.save()
         return {
@@ -195,7 +201,7 @@ class _Fit:
         }
 
     def step(self, x_BCHW: Tensor, y_B: Tensor, number: int) -> Tensor:
-        """Descend once and return the detached loss."""
+        """Descend once and return the detached loss, of all processes together."""
         is_heard = "activations" in self.needs
         listening: AbstractContextManager[list[Tensor]] = (
             rectified_outputs(self.module) if is_heard else nullcontext([])
@@ -207,13 +213,14 @@ class _Fit:
             value = value + (penalty(self.module, gathered) if isinstance(penalty, Piece) else penalty(self.module))
         self.optimizer.zero_grad()
         self.accelerator.backward(value)
+        found = self.processes.average(self.trained.parameters(), value.detach())
         if self.config.clip_norm:
             self.accelerator.clip_grad_norm_(self.trained.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
         if self.average is not None:
             self.average.follow(number)
-        return value.detach()
+        return found
 
     def gathered(self, number: int, activations: Sequence[Tensor]) -> dict[str, Any]:
         """Return what the objectives need at a step, counted from 0 over the whole fit."""
@@ -226,7 +233,8 @@ class _Fit:
         is_last = self.epoch == self.num_epochs
         if self.epoch % self.config.eval_every and not is_last:
             return
-        found = row["validation_accuracy"] = accuracy(self.judged, self.task, "validation")
+        found = self.processes.first_says(lambda: accuracy(self.judged, self.task, "validation"))
+        row["validation_accuracy"] = found
         if found >= self.best_accuracy or self.config.select == "last":
             self.best_accuracy, self.best_epoch = found, self.epoch
             if self.config.select == "best validation":
@@ -257,10 +265,20 @@ class _Fit:
             f"lr={rate:g}: lower the learning rate (lr={rate / 10:g}), or set clip_norm=1.{kept}"
         )
 
+    def is_due(self, index: int) -> bool:
+        """Return whether to write a checkpoint after a batch; several processes ask the first one, now and then."""
+        if self.processes.count > 1 and index % CHECK_EVERY:
+            return False
+        return bool(self.processes.first_says(lambda: time.monotonic() - self.saved_at >= SAVE_INTERVAL_S))
+
     def save(self) -> None:
         """Write a checkpoint of the whole epochs, and of the batches since."""
         self.saved_at = time.monotonic()
         if self.path is None:
+            return
+        noises = self.processes.gathered(noise_state(self.device) if self.losses else {})
+        self.place = self.reached()
+        if not self.processes.is_first:
             return
         optimizer, facts = checkpoint.optimizer_parts(self.optimizer)
         tensors = {
@@ -268,8 +286,9 @@ class _Fit:
             **checkpoint.under("optimizer", optimizer),
             **checkpoint.under("best", self.best),
             **checkpoint.under("average", self.average.module.state_dict() if self.average else {}),
-            **checkpoint.under("noise", noise_state(self.device) if self.losses else {}),
         }
+        for rank, noise in enumerate(noises):
+            tensors |= checkpoint.under(_noise_name(rank), noise)
         progress: Mapping[str, Any] = {
             "epoch": self.epoch,
             "losses": [float(value) for value in self.losses],
@@ -281,7 +300,6 @@ class _Fit:
             "scheduler": self.scheduler.state_dict(),
         }
         checkpoint.write(self.path, tensors, progress)
-        self.place = self.reached()
 
     def reached(self) -> str:
         """Return how far this fit has come, in words."""
@@ -289,17 +307,18 @@ class _Fit:
 
     def restore(self) -> None:
         """Continue from the checkpoint, if there is one."""
-        found = checkpoint.read(self.path) if self.path else None
-        if found is None:
+        is_there = self.processes.is_first and self.path is not None and self.path.is_file()
+        data = self.processes.bytes_of_first(self.path.read_bytes() if is_there and self.path else b"")
+        if not data:
             return
-        tensors, facts = found
+        tensors, facts = checkpoint.parse(data)
         load_tensors(self.trained, checkpoint.below("trained", tensors))
         checkpoint.load_optimizer(self.optimizer, checkpoint.below("optimizer", tensors), facts["optimizer"])
         self.scheduler.load_state_dict(facts["scheduler"])
         if self.average is not None:
             load_tensors(self.average.module, checkpoint.below("average", tensors))
         self.best = {name: value.to(self.device) for name, value in checkpoint.below("best", tensors).items()}
-        self.noise = checkpoint.below("noise", tensors)
+        self.noise = checkpoint.below(_noise_name(self.processes.rank), tensors)
         self.losses = [torch.tensor(value, device=self.device) for value in facts["losses"]]
         self.epoch, self.history, self.rate = facts["epoch"], facts["history"], facts["rate"]
         self.best_epoch, self.best_accuracy = facts["best_epoch"], facts["best_accuracy"]
@@ -314,6 +333,10 @@ class _Fit:
             num_steps=self.num_steps,
             history=tuple(self.history),
         )
+
+
+def _noise_name(rank: int) -> str:
+    return f"noise-{rank}" if rank else "noise"
 
 
 def _checked_needs(module: nn.Module, penalties: Sequence[Penalty], taps: TapsFn | None) -> set[str]:

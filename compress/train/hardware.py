@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compress.core.random import derived_seed, seeded
+from compress.train.processes import is_on_gpus, join
 
 #: Names of this project for Accelerate's.
 PRECISIONS = {"float32": "no", "bfloat16": "bf16"}
@@ -18,32 +19,43 @@ PRECISIONS = {"float32": "no", "bfloat16": "bf16"}
 def accelerator_for(precision: str) -> Any:
     """Return an Accelerator on the fastest device present; ACCELERATE_USE_CPU=true keeps to the CPU.
 
+    A batch is that of all processes together, and the schedule moves on once a batch.
+
     Args:
         precision: A key of `PRECISIONS`.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState
 
+    processes = join()
     known = AcceleratorState._shared_state
     if known and known["_mixed_precision"] != PRECISIONS[precision]:
         AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=PRECISIONS[precision])
-    if accelerator.num_processes > 1:
-        raise ValueError("training runs in one process: start it without a distributed launcher.")
+    accelerator = Accelerator(
+        mixed_precision=PRECISIONS[precision],
+        cpu=processes.count > 1 and not is_on_gpus(),
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+    if accelerator.num_processes != processes.count:
+        raise ValueError(
+            f"the launcher started {processes.count} processes, Accelerate sees {accelerator.num_processes}: start "
+            f"them with torchrun or accelerate launch, which set WORLD_SIZE, RANK and LOCAL_RANK."
+        )
     return accelerator
 
 
 @contextmanager
-def repeatable(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Context in which dropout and its like draw from (seed, epoch), and convolutions repeat bit for bit."""
+def repeatable(seed: int, epoch: int, device: torch.device, rank: int = 0) -> Iterator[None]:
+    """Context in which dropout and its like draw from (seed, epoch, rank), and convolutions repeat bit for bit."""
     is_cuda = device.type == "cuda"
+    place = ("epoch", epoch, "noise", *((rank,) if rank else ()))
     with (
-        seeded(seed, "epoch", epoch, "noise"),
+        seeded(seed, *place),
         torch.random.fork_rng(devices=[device] if is_cuda else [], enabled=is_cuda),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
         if is_cuda:
-            torch.cuda.manual_seed(derived_seed(seed, "epoch", epoch, "noise"))
+            torch.cuda.manual_seed(derived_seed(seed, *place))
         yield
 
 

@@ -325,11 +325,11 @@ def test_a_misspelt_option_is_answered_with_the_nearest():
         fit(toy_model().module, toy_task(), small(), scratch=None, what="t", epochs=3)
 
 
-def test_several_processes_are_refused(monkeypatch):
+def test_a_launcher_that_only_accelerate_knows_is_refused(monkeypatch):
     from accelerate import Accelerator
 
     monkeypatch.setattr(Accelerator, "num_processes", 2)
-    with pytest.raises(ValueError, match="one process"):
+    with pytest.raises(ValueError, match="started 1 processes, Accelerate sees 2: start them with torchrun"):
         fit(toy_model().module, toy_task(), small(), scratch=None, what="train")
 
 

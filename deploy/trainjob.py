@@ -1,0 +1,181 @@
+"""Manifest of a Kubeflow TrainJob that trains the large network on several GPUs or machines.
+
+The fields are those of Kubeflow Trainer 2.2 and later (`runtimePatches`; before, that was `podTemplateOverrides`). The
+runtime hands rank and address to torchrun by its PET_ variables. The entry appears in the store on the shared volume
+under the name that the pipeline's task `train` computes as well: run after the job, that task finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Container and job of the torch runtimes that Trainer brings.
+NODE = "node"
+MANAGER = "secateur"
+SHARED_MEMORY = "shm"
+WORKSPACE = "workspace"
+#: Keys of the secret that reading data may need.
+SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+#: The user of this project's image.
+USER = 1000
+
+Manifest = dict[str, Any]
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is to be trained, and on what.
+
+    Attributes:
+        name: Of the job: lower-case letters, digits and dashes, a letter first, at most 63.
+        image: This project's image, with a tag or digest.
+        task: Name or JSON of the task.
+        config: Options of the stage train.
+        namespace: Of the job; empty for the current one.
+        runtime: ClusterTrainingRuntime with torch's policy.
+        num_nodes: Machines.
+        processes_per_node: Processes a machine, one a GPU where there are GPUs.
+        gpus_per_node: GPUs a machine; 0 trains on CPUs.
+        resources: Requests and limits of a machine, without the GPUs.
+        claim: Volume claim (read-write-many) with the pipeline's workspace.
+        mount: Where the workspace appears.
+        secret: Secret with `SECRET_KEYS`, or empty.
+        env: Further environment variables; no secrets, the manifest shows them.
+        shared_memory: Size of /dev/shm, through which NCCL's processes talk.
+    """
+
+    name: str
+    image: str
+    task: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    namespace: str = ""
+    runtime: str = "torch-distributed"
+    num_nodes: int = 1
+    processes_per_node: int = 1
+    gpus_per_node: int = 0
+    resources: Mapping[str, Mapping[str, str]] = field(
+        default_factory=lambda: {
+            "requests": {"cpu": "4", "memory": "8Gi"},
+            "limits": {"cpu": "8", "memory": "16Gi"},
+        }
+    )
+    claim: str = "secateur-workspace"
+    mount: str = "/workspace"
+    secret: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    shared_memory: str = "2Gi"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name {self.name!r}: lower-case letters, digits and dashes, a letter first, at most 63.")
+        _, _, tag = self.image.rpartition("/")[2].partition(":")
+        if "@sha256:" not in self.image and tag in ("", "latest"):
+            raise ValueError(f"image {self.image!r} can be another one tomorrow: give a tag or a digest.")
+        if self.num_nodes < 1 or self.processes_per_node < 1 or self.gpus_per_node < 0:
+            raise ValueError(
+                f"num_nodes={self.num_nodes}, processes_per_node={self.processes_per_node}, "
+                f"gpus_per_node={self.gpus_per_node}: at least 1 machine and process, 0 or more GPUs."
+            )
+        if self.gpus_per_node and self.processes_per_node != self.gpus_per_node:
+            raise ValueError(
+                f"{self.processes_per_node} processes for {self.gpus_per_node} GPUs of a machine: NCCL wants one "
+                f"process a GPU, set both to the same number."
+            )
+        size, count = int(self.config.get("batch_size", 64)), self.num_nodes * self.processes_per_node
+        if size % count:
+            raise ValueError(
+                f"batch_size={size} cannot be shared by {count} processes: choose a multiple of {count} (it counts "
+                f"the inputs of all processes together)."
+            )
+
+
+def manifest(training: Training) -> Manifest:
+    """Return the TrainJob."""
+    metadata = {"name": training.name, **({"namespace": training.namespace} if training.namespace else {})}
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": metadata,
+        "spec": {
+            "runtimeRef": {
+                "apiGroup": "trainer.kubeflow.org",
+                "kind": "ClusterTrainingRuntime",
+                "name": training.runtime,
+            },
+            "trainer": _trainer(training),
+            "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": {"template": _template(training)}}],
+        },
+    }
+
+
+def as_yaml(document: Manifest) -> str:
+    """Return a manifest as YAML text for `kubectl apply -f -`."""
+    import yaml
+
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def command(training: Training) -> list[str]:
+    """Return what every machine runs; torchrun reads how many processes and machines there are from PET_ variables."""
+    options = {
+        "--task": training.task,
+        "--config": json.dumps(dict(training.config), sort_keys=True),
+        "--store": f"{training.mount}/store",
+    }
+    return ["torchrun", "-m", "compress.cli", "run", "train", *(part for pair in options.items() for part in pair)]
+
+
+def _trainer(training: Training) -> Manifest:
+    amounts = {kind: dict(found) for kind, found in training.resources.items()}
+    if training.gpus_per_node:
+        for found in amounts.values():
+            found["nvidia.com/gpu"] = str(training.gpus_per_node)
+    plain = {"HOME": "/tmp", **training.env}
+    env: list[Manifest] = [{"name": name, "value": value} for name, value in plain.items()]
+    if training.secret:
+        env += [
+            {"name": key, "valueFrom": {"secretKeyRef": {"name": training.secret, "key": key, "optional": True}}}
+            for key in SECRET_KEYS
+        ]
+    return {
+        "image": training.image,
+        "command": command(training),
+        "numNodes": training.num_nodes,
+        "numProcPerNode": training.processes_per_node,
+        "resourcesPerNode": amounts,
+        "env": env,
+    }
+
+
+def _template(training: Training) -> Manifest:
+    """Return the patch of the runtime's pods: volumes, and no more rights than training needs."""
+    mounts = {WORKSPACE: training.mount, SHARED_MEMORY: "/dev/shm", "tmp": "/tmp"}
+    container = {
+        "name": NODE,
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    pod = {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": WORKSPACE, "persistentVolumeClaim": {"claimName": training.claim}},
+            {"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": training.shared_memory}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    return {"spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": {"template": {"spec": pod}}}}]}}
