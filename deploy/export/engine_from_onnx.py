@@ -14,9 +14,12 @@ from types import ModuleType
 from typing import Any
 
 from compress.core.layout import write_json
+from compress.core.registry import UnknownName
 from deploy.export.engine_manifest import gpu_facts, manifest_of
 
 GIB = 1 << 30
+#: Members of `trt.HardwareCompatibilityLevel` that both major versions have.
+HARDWARE_LEVELS = ("NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY")
 
 
 class TensorRTMissing(RuntimeError):
@@ -56,6 +59,8 @@ class EngineSettings:
             raise ValueError(
                 f"batches {self.min_batch}, {self.opt_batch}, {self.max_batch}: need 1 <= min <= opt <= max."
             )
+        if self.hardware_compatibility not in HARDWARE_LEVELS:
+            raise UnknownName.among("hardware compatibility", self.hardware_compatibility, HARDWARE_LEVELS)
 
 
 @dataclass(frozen=True)
