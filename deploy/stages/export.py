@@ -1,14 +1,18 @@
-"""The stage `export`: one float ONNX file, the INT8 file that is worth shipping, an engine where one can be built."""
+"""The stage `export`: one float ONNX file, the INT8 file that is worth shipping, an engine where one can be built.
+
+An AOTInductor package comes on top when it is asked for.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import Any, Literal
 
 from compress.core.stage import STAGES, StageCall, StageConfig, StageResult
 from compress.measure import cost_of
+from deploy.export.aotinductor_from_model import CompilerMissing, aotinductor_from_model, manifest_path
 from deploy.export.engine_from_onnx import (
     EngineError,
     EngineExport,
@@ -22,6 +26,7 @@ from deploy.export.int8_choice import Int8Bench, Int8Limits, accuracy_of, choose
 from deploy.export.onnx_from_model import OPSET, PARITY_MAX, onnx_from_model
 from deploy.export.quantized_onnx import INT8_VARIANTS
 from deploy.parity import Parity, parity
+from deploy.runtime.aotinductor import PACKAGE
 from deploy.runtime.onnxruntime import FILES, OnnxSession
 from deploy.runtime.tensorrt import ENGINE, EngineSession
 
@@ -45,6 +50,7 @@ class ExportConfig(StageConfig):
         engine_batch_max: Largest batch of the TensorRT engine.
         engine_parity_max: Largest difference between the FP16 engine and torch that is let through, relative to
             torch's largest output when that is above 1.
+        aotinductor: Device to compile an AOTInductor package for: "cpu", "cuda", or "none".
         seed: Seeds the calibration's choice and the timing's order.
     """
 
@@ -59,6 +65,7 @@ class ExportConfig(StageConfig):
     num_threads: int = 1
     engine_batch_max: int = 32
     engine_parity_max: float = 0.02
+    aotinductor: Literal["none", "cpu", "cuda"] = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,6 +113,9 @@ def export(call: StageCall) -> StageResult:
         "tensorrt": engine,
     }
     files = {FILES["fp32"]: onnx_path, **int8_files, **engine_files}
+    if config.aotinductor != "none":
+        report["aotinductor"], compiled = _aotinductor(call)
+        files |= compiled
     return StageResult(report=report, model=model, files=files)
 
 
@@ -137,6 +147,23 @@ def _int8(call: StageCall, onnx_path: Path, accuracy: float) -> tuple[dict[str, 
     kept = call.scratch / FILES["int8"]
     copyfile(choice.chosen.path, kept)
     return report, {FILES["int8"]: kept}
+
+
+def _aotinductor(call: StageCall) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Compile a package and keep it when it answers as torch does, or say why there is none."""
+    config: ExportConfig = call.config
+    path = call.scratch / PACKAGE
+    try:
+        made = aotinductor_from_model(
+            call.model(), path, device=config.aotinductor, num_threads=config.num_threads, parity_max=config.parity_max
+        )
+    except CompilerMissing as error:
+        return {"status": "skipped", "reason": str(error)}, {}
+    except Exception as error:
+        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}, {}
+    reason = f"package of {made.size_bytes} bytes for {config.aotinductor}, any batch."
+    report = {"status": "built", "reason": reason, "size_bytes": made.size_bytes, "manifest": dict(made.manifest)}
+    return report, {PACKAGE: path, manifest_path(path).name: manifest_path(path)}
 
 
 def _engine(call: StageCall, onnx_path: Path) -> tuple[dict[str, Any], dict[str, Path]]:

@@ -13,7 +13,7 @@ catalogue.load()
 
 NAMES = sorted(name for name in RUNTIMES if RUNTIMES[name].function.__module__.startswith(("compress.", "deploy.")))
 #: Runtimes that run only what an export stage built; without that file they must say so.
-NEED_A_FILE = {"tensorrt": "model.plan"}
+NEED_A_FILE = {"aotinductor": "model.pt2", "tensorrt": "model.plan"}
 
 
 def test_at_least_one_runtime_can_be_tried_here():
