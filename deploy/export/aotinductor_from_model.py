@@ -7,6 +7,7 @@ It never holds a pickle, and nothing of the place where it was built.
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import tempfile
@@ -196,7 +197,9 @@ def _built_for(path: Path, device: str) -> dict[str, Any]:
     """Return what the package needs to be the same where it is loaded."""
     import torch
 
-    facts = torch._C._aoti.AOTIModelPackageLoader.load_metadata_from_package(str(path), "model")
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("wrapper_metadata.json")]
+        facts = json.loads(archive.read(names[0]))
     return {
         "torch": torch.__version__,
         "device": device,

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from compress import catalogue
 from compress.core.lineage import BUILDERS
 from compress.core.model import Model
 from compress.core.stage import Entry, StageCall
@@ -37,6 +38,8 @@ from deploy.stages.export import ExportConfig, export
 from tests.deploy.export.trained_toy import trained_toy
 from tests.deploy.stored_run import evaluation_report, fresh_uri, put, put_run
 from tests.toys import toy_entry, toy_task
+
+catalogue.load()
 
 ROOT = Path(__file__).parents[3]
 HERE = {
