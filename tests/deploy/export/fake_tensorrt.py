@@ -98,6 +98,8 @@ class FakeConfig:
         return FakeTimingCache(serialized_timing_cache)
 
     def set_timing_cache(self, cache: FakeTimingCache, ignore_mismatch: bool) -> bool:
+        if cache.asked_bytes == FakeTensorRT.refused_timings:
+            return False
         self.asked_cache = cache
         return True
 
@@ -260,7 +262,10 @@ class FakeTensorRT:
         plan: What the builder returns; None for a failed build.
         is_loadable: Whether engines deserialize.
         is_running: What execution returns.
+        refused_timings: A timing cache of another GPU.
     """
+
+    refused_timings: bytes | None = None
 
     __version__ = "10.16.1.11"
     NetworkDefinitionCreationFlag = Flags

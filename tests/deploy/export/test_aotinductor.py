@@ -162,7 +162,8 @@ def pulled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.report["aotinductor"]["status"] == "built", result.report["aotinductor"]
     refs = put_run(store, root / "files")
     role = {"model": refs["prune"]}
-    refs["export"] = put(store, "export", role, result.report, model=result.model, files=result.files)
+    options = config.as_json()
+    refs["export"] = put(store, "export", role, result.report, model=result.model, files=result.files, config=options)
     role = {"model": refs["export"], "teacher": refs["train"]}
     flags = {"predictions.npz": root / "files" / "predictions.npz"}
     refs["evaluate"] = put(store, "evaluate", role, evaluation_report(), files=flags)
