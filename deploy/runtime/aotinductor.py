@@ -20,12 +20,12 @@ from compress.measure.runtimes import RUNTIMES, Session
 from deploy.export.aotinductor_from_model import check_archive, manifest_path
 
 PACKAGE = "model.pt2"
-#: What `torch.cpu.get_capabilities` calls the instruction sets that AOTInductor compiles for.
+#: Names in `torch.cpu.get_capabilities` of what the compiler may use for each of AOTInductor's instruction sets.
 INSTRUCTIONS = {
-    "AVX2": "avx2",
-    "AVX512": "avx512_f",
-    "AVX512_VNNI": "avx512_vnni",
-    "AMX_TILE": "amx_tile",
+    "AVX2": ("avx2", "fma3"),
+    "AVX512": ("avx512_f", "avx512_dq", "avx512_vl", "avx512_bw", "fma3"),
+    "AVX512_VNNI": ("avx512_vnni",),
+    "AMX_TILE": ("amx_tile", "amx_bf16", "amx_int8"),
 }
 
 
@@ -98,7 +98,7 @@ def mismatch(manifest: Mapping[str, Any]) -> str:
         if wanted != here:
             return f"{what} {wanted}, and here is {here}"
     known = torch.cpu.get_capabilities()
-    lacking = [name for name in manifest["cpu_isa"] if name in INSTRUCTIONS and not known.get(INSTRUCTIONS[name])]
+    lacking = [name for name in manifest["cpu_isa"] if not all(known.get(one) for one in INSTRUCTIONS.get(name, ()))]
     return f"a processor with {', '.join(lacking)}, which this one lacks" if lacking else ""
 
 

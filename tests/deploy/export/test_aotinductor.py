@@ -81,7 +81,7 @@ def test_a_package_for_another_machine_is_refused(tmp_path: Path, changes: dict[
 
 
 def test_a_package_for_a_better_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_f": False})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "fma3": True, "avx512_f": True})
     assert mismatch(here(cpu_isa=["AVX2"])) == ""
     assert mismatch(here(cpu_isa=["AVX512", "AVX512_VNNI"])).startswith("a processor with AVX512, AVX512_VNNI, which")
 
