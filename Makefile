@@ -10,7 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test test-triton check lint types layers unit lock ir readmes chart docs ideas study studies ui clean help
+.PHONY: demo test test-triton tensorrt-bindings check lint types layers unit lock ir readmes chart docs ideas study studies ui \
+	clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -80,6 +81,14 @@ test-triton: .venv-triton/.done  ## Pull a model from MLflow into a real tritons
 
 docs: .venv/.dev  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+TENSORRT := 10.16.1.11 11.4.0.106
+
+.tensorrt-bindings/%/.done: requirements/tensorrt-bindings-%.lock .venv/.dev
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --target $(@D) -r $<
+	@touch $@
+
+tensorrt-bindings: $(TENSORRT:%=.tensorrt-bindings/%/.done)  ## Fetch TensorRT's Python bindings, without its libraries, for the tests.
 
 ideas: .venv/.runtime  ## Generate docs/ideas.md from the cards and the studies' results.
 	$(BIN)/python -m studies.ideas

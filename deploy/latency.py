@@ -22,11 +22,12 @@ class FileSession(Session, Protocol):
 
 
 def open_artifact(path: Path, *, num_threads: int = 1) -> FileSession:
-    """Return a session over a file: ONNX Runtime for .onnx, TensorRT for .plan and .engine."""
+    """Return a session over a file: ONNX Runtime for .onnx, TensorRT for .plan and .engine, AOTInductor for .pt2."""
     known: dict[str, Callable[[], FileSession]] = {
         ".onnx": lambda: _onnx(path, num_threads),
         ".plan": lambda: _engine(path),
         ".engine": lambda: _engine(path),
+        ".pt2": lambda: _compiled(path),
     }
     if path.suffix not in known:
         raise ValueError(
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deploy.latency", description=__doc__)
-    parser.add_argument("a", type=Path, help="first artifact (.onnx, .plan)")
+    parser.add_argument("a", type=Path, help="first artifact (.onnx, .plan, .pt2)")
     parser.add_argument("b", type=Path, help="second artifact")
     parser.add_argument("--batch", type=int, action="append", help="inputs in one call; may be repeated (1 and 32)")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operator")
@@ -101,6 +102,12 @@ def _engine(path: Path) -> FileSession:
     from deploy.runtime.tensorrt import EngineSession
 
     return EngineSession(path)
+
+
+def _compiled(path: Path) -> FileSession:
+    from deploy.runtime.aotinductor import AotSession
+
+    return AotSession(path)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEMOTED = "demoted"
 FORMAT = 2
 _ONNX, _INT8, _ENGINE = "model.onnx", "model.int8.onnx", "model.plan"
+_COMPILED = "model.pt2"
 
 
 def build_package(
@@ -64,6 +65,8 @@ def build_package(
         "triton": {"models": repository.models, "version": VERSION, "backend": backend},
         "files": hashes(folder),
     }
+    if _COMPILED in export.files:
+        package["aotinductor"] = f"{triton}/{SOURCE}/files/{_COMPILED}"
     write_json(folder / PACKAGE, package)
 
 

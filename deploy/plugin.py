@@ -4,6 +4,7 @@ Importing this module registers the pieces. None of them imports its heavy packa
 """
 
 import deploy.export.quantized_onnx
+import deploy.runtime.aotinductor
 import deploy.runtime.onnxruntime
 import deploy.runtime.tensorrt
 import deploy.s3

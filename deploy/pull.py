@@ -260,6 +260,18 @@ def onnx_file(folder: str | Path) -> Path:
     return Path(folder) / read_package(folder).get("onnx", "files/model.onnx")
 
 
+def aotinductor_file(folder: str | Path) -> Path:
+    """Return the AOTInductor package of a pulled folder, its manifest beside it.
+
+    Raises:
+        ValueError: The export stage made none.
+    """
+    relative = read_package(folder).get("aotinductor", "files/model.pt2")
+    if not (path := Path(folder) / relative).is_file():
+        raise ValueError(f"{folder} holds no AOTInductor package: export with the option aotinductor, then promote.")
+    return path
+
+
 def load(folder: str | Path) -> Model:
     """Return the model of a pulled folder, rebuilt from its record and weights."""
     from compress import catalogue

@@ -14,9 +14,13 @@ from types import ModuleType
 from typing import Any
 
 from compress.core.layout import write_json
-from deploy.export.engine_manifest import gpu_facts, manifest_of
+from compress.core.registry import UnknownName
+from compress.data.cache import atomic_file, cache_folder
+from deploy.export.engine_manifest import gpu_conditions, gpu_facts, manifest_of
 
 GIB = 1 << 30
+#: Members of `trt.HardwareCompatibilityLevel` that both major versions have.
+HARDWARE_LEVELS = ("NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY")
 
 
 class TensorRTMissing(RuntimeError):
@@ -56,6 +60,8 @@ class EngineSettings:
             raise ValueError(
                 f"batches {self.min_batch}, {self.opt_batch}, {self.max_batch}: need 1 <= min <= opt <= max."
             )
+        if self.hardware_compatibility not in HARDWARE_LEVELS:
+            raise UnknownName.among("hardware compatibility", self.hardware_compatibility, HARDWARE_LEVELS)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,12 @@ def require_tensorrt() -> ModuleType:
     return trt
 
 
+def timing_cache(trt: Any) -> Path:
+    """Return where timings are kept between builds: one file a version of TensorRT and a kind of GPU."""
+    capability = gpu_facts().get("compute_capability", "none")
+    return cache_folder() / "tensorrt" / f"timing-{trt.__version__}-sm{capability}.cache"
+
+
 def engine_from_onnx(
     source: Path, target: Path, *, settings: EngineSettings | None = None, trt: Any = None
 ) -> EngineExport:
@@ -120,11 +132,11 @@ def engine_from_onnx(
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
     if settings.timing_cache is not None:
-        settings.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        settings.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        with atomic_file(settings.timing_cache) as partial:
+            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
     build_s = time.monotonic() - started
     manifest = manifest_of(trt, logger, source=source, engine=data, settings=settings)
-    manifest |= {"build_seconds": round(build_s, 3), **gpu_facts()}
+    manifest |= {"build_seconds": round(build_s, 3), **gpu_facts(), **gpu_conditions()}
     write_json(target.with_name(f"{target.name}.json"), manifest)
     return EngineExport(target, len(data), manifest)
 
@@ -154,5 +166,6 @@ def _configured(trt: Any, builder: Any, network: Any, settings: EngineSettings) 
     config.add_optimization_profile(profile)
     if settings.timing_cache is not None:
         known = settings.timing_cache.read_bytes() if settings.timing_cache.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), False)
+        if not config.set_timing_cache(config.create_timing_cache(known), False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     return config

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -32,10 +35,14 @@ def manifest_of(trt: Any, logger: Any, *, source: Path, engine: bytes, settings:
         "tensorrt": trt.__version__,
         "is_strongly_typed": True,
         "settings": shown,
+        "builder_flags": ["VERSION_COMPATIBLE"] if settings.is_version_compatible else [],
+        "profiles": [{"min": settings.min_batch, "opt": settings.opt_batch, "max": settings.max_batch}],
         "engine": {"bytes": len(engine), "sha256": hashlib.sha256(engine).hexdigest()},
         "onnx": _onnx_facts(source),
         "timing_cache_sha256": sha256_of(cache) if cache and cache.is_file() else None,
         "precisions": _census(trt, logger, engine),
+        "image": os.environ.get("SECATEUR_IMAGE_DIGEST", ""),
+        "triton": os.environ.get("SECATEUR_TRITON_TAG", ""),
     }
 
 
@@ -52,6 +59,17 @@ def gpu_facts() -> dict[str, Any]:
         "cuda_runtime": torch.version.cuda,
         "cuda_driver": _driver_version(),
     }
+
+
+def gpu_conditions() -> dict[str, Any]:
+    """Return the GPU's clocks and power limit as nvidia-smi tells them; nothing without it."""
+    if (program := shutil.which("nvidia-smi")) is None:
+        return {}
+    wanted = ("clocks.sm", "clocks.mem", "power.limit")
+    command = [program, f"--query-gpu={','.join(wanted)}", "--format=csv,noheader", "--id=0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    told = [part.strip() for part in done.stdout.strip().split(",")]
+    return {"gpu_conditions": dict(zip(wanted, told, strict=True))} if len(told) == len(wanted) else {}
 
 
 def _driver_version() -> str | None:

@@ -25,6 +25,10 @@ Calibration = Sequence[NDArray[np.float32]]
 Method = Literal["minmax", "entropy", "percentile"]
 #: Part of the activations, in percent, that the method "percentile" leaves unclipped.
 PERCENTILE = 99.9
+#: ONNX Runtime option: kinds of operators whose outputs get no pair. Where it is set, no other kinds are quantized.
+INPUTS_ALONE = "OpTypesToExcludeOutputQuantization"
+#: Operators whose inputs TensorRT wants in INT8; their outputs are left to whoever reads them.
+FUSED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
 
 #: (float ONNX file, file to write, batches of inputs) -> None. The target keeps the source's input, output, metadata.
 INT8_VARIANTS: Family[Callable[..., None]] = Family("int8_variant", data=("source", "target", "calibration"))
@@ -163,6 +167,33 @@ def symmetric_float_bias(source: Path, target: Path, calibration: Calibration, *
     _quantize(source, target, calibration, method, is_signed=True, per_channel=True, more=more)
 
 
+@INT8_VARIANTS.register("symmetric_fused", paper="Wu 2020")
+def symmetric_fused(source: Path, target: Path, calibration: Calibration, *, method: Method = "minmax") -> None:
+    """Symmetric INT8 whose pairs lie where TensorRT fuses: at inputs, at both of a residual sum, never before a ReLU.
+
+    x = s q, w_c = s_c q, q in -127..127. A convolution and the activation behind it stay one kernel, and both inputs of
+    a sum are INT8, so that TensorRT adds the shortcut inside the convolution's kernel instead of going back to float.
+
+    Args:
+        source: Float ONNX file.
+        target: Where the Q/DQ file goes.
+        calibration: Inputs (B, C, H, W) whose activations set the ranges.
+        method: How a range follows from the activations.
+
+    Returns:
+        Nothing; `target` is written.
+
+    Differs from the paper: pairs at the outputs of operators are left out; the next operator's input has one.
+
+    Cost: one float forward pass over the calibration inputs.
+
+    Reference: Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation",
+    section 3.1.2; placement after TensorRT's developer guide, "Q/DQ Layer-Placement Recommendations".
+    """
+    more = {"ActivationSymmetric": True, "QuantizeBias": False, INPUTS_ALONE: list(FUSED_OPS)}
+    _quantize(source, target, calibration, method, is_signed=True, per_channel=True, more=more)
+
+
 def _quantize(
     source: Path,
     target: Path,
@@ -201,6 +232,7 @@ def _quantize(
             activation_type=QuantType.QInt8 if is_signed else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[method],
+            op_types_to_quantize=(more or {}).get(INPUTS_ALONE),
             extra_options={"CalibPercentile": PERCENTILE, **(more or {})},
         )
     copy_metadata(source, target)

@@ -17,7 +17,7 @@ from deploy.runtime.onnxruntime import OnnxSession
 from tests.deploy.export.trained_toy import trained_toy
 from tests.toys import TOY_INPUT, toy_task
 
-SIGNED = {"signed_per_channel", "symmetric_float_bias"}
+SIGNED = {"signed_per_channel", "symmetric_float_bias", "symmetric_fused"}
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,10 @@ def test_reduced_range_leaves_a_bit_of_the_weights_unused(files: dict[str, Path]
     assert largest("unsigned_per_channel") == 127
 
 
-def test_the_kind_for_tensorrt_is_symmetric_and_keeps_a_float_bias(files: dict[str, Path]) -> None:
-    known = constants(onnx.load(str(files["symmetric_float_bias"])).graph)
-    for node, (data, _, *_) in convolution_inputs(files["symmetric_float_bias"]):
+@pytest.mark.parametrize("name", ["symmetric_float_bias", "symmetric_fused"])
+def test_the_kinds_for_tensorrt_are_symmetric_and_keep_a_float_bias(files: dict[str, Path], name: str) -> None:
+    known = constants(onnx.load(str(files[name])).graph)
+    for node, (data, _, *_) in convolution_inputs(files[name]):
         assert data is not None
         assert numpy_helper.to_array(known[data.input[2]]) == 0
         assert known[node.input[2]].data_type == TensorProto.FLOAT

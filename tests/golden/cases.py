@@ -159,9 +159,9 @@ def _measure(name: str, folder: Path) -> Numbers:
 
 def _runtime(name: str, folder: Path) -> Numbers:
     x_BCHW = toys.TOY_INPUT.example(4).numpy()
-    if name == "tensorrt":
-        with pytest.raises(ValueError, match=r"TensorRT|model\.plan"), FAMILIES["runtime"].bind(name)(toys.toy_entry()):
-            raise AssertionError("an engine ran where there is none")
+    if missing := {"tensorrt": r"TensorRT|model\.plan", "aotinductor": r"model\.pt2"}.get(name):
+        with pytest.raises(ValueError, match=missing), FAMILIES["runtime"].bind(name)(toys.toy_entry()):
+            raise AssertionError("a file ran where there is none")
         return {"is_missing": 1.0}
     with FAMILIES["runtime"].bind(name)(toys.toy_entry()) as session:
         return {"logits": float(np.abs(session.infer(x_BCHW)).mean())}

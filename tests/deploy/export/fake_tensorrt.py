@@ -1,6 +1,7 @@
 """A stand-in for the module `tensorrt`: the names that 10.16 and 11.x share, and a record of what was asked.
 
 It holds nothing that TensorRT 11 removed, so that code which needs an FP16 flag or a calibrator fails here.
+`real` names the class that each class stands for; test_tensorrt_bindings.py compares them with the real bindings.
 """
 
 from __future__ import annotations
@@ -17,19 +18,31 @@ class Flags(IntEnum):
     STRONGLY_TYPED = 1
 
 
+class FakeTensor:
+    """An input of (batch, 3, 8, 8)."""
+
+    real = "ITensor"
+    name = "input"
+    shape = (-1, 3, 8, 8)
+
+
 class FakeNetwork:
     """One input of (batch, 3, 8, 8)."""
+
+    real = "INetworkDefinition"
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
 
-    def get_input(self, index: int) -> Any:
+    def get_input(self, index: int) -> FakeTensor:
         assert index == 0
-        return SimpleNamespace(name="input", shape=(-1, 3, 8, 8))
+        return FakeTensor()
 
 
 class FakeProfile:
     """Remembers the shapes."""
+
+    real = "IOptimizationProfile"
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[Any, ...]] = {}
@@ -38,48 +51,66 @@ class FakeProfile:
         self.shapes[input] = (min, opt, max)
 
 
+class FakeTimingCache:
+    """Grows by what was timed."""
+
+    real = "ITimingCache"
+
+    def __init__(self, known: bytes) -> None:
+        self.asked_bytes = known
+
+    def serialize(self) -> bytes:
+        return self.asked_bytes + b"+timings"
+
+
 class FakeConfig:
-    """Remembers settings; unknown attributes cannot be set."""
+    """Remembers settings as `asked_…`; unknown attributes cannot be set."""
+
+    real = "IBuilderConfig"
 
     __slots__ = (
+        "asked_cache",
+        "asked_flags",
+        "asked_pools",
+        "asked_profiles",
         "builder_optimization_level",
-        "cache",
-        "flags",
         "hardware_compatibility_level",
-        "pools",
-        "profiles",
         "profiling_verbosity",
     )
 
     def __init__(self) -> None:
-        self.flags: list[str] = []
-        self.pools: dict[str, int] = {}
-        self.profiles: list[FakeProfile] = []
-        self.cache: bytes | None = None
+        self.asked_flags: list[str] = []
+        self.asked_pools: dict[str, int] = {}
+        self.asked_profiles: list[FakeProfile] = []
+        self.asked_cache: FakeTimingCache | None = None
 
     def set_flag(self, flag: str) -> None:
-        self.flags.append(flag)
+        self.asked_flags.append(flag)
 
     def set_memory_pool_limit(self, pool: str, pool_size: int) -> None:
-        self.pools[pool] = pool_size
+        self.asked_pools[pool] = pool_size
 
     def add_optimization_profile(self, profile: FakeProfile) -> int:
-        self.profiles.append(profile)
-        return len(self.profiles) - 1
+        self.asked_profiles.append(profile)
+        return len(self.asked_profiles) - 1
 
-    def create_timing_cache(self, serialized: bytes) -> bytes:
-        return serialized
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> FakeTimingCache:
+        return FakeTimingCache(serialized_timing_cache)
 
-    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
-        self.cache = cache
+    def set_timing_cache(self, cache: FakeTimingCache, ignore_mismatch: bool) -> bool:
+        if cache.asked_bytes == FakeTensorRT.refused_timings:
+            return False
+        self.asked_cache = cache
         return True
 
-    def get_timing_cache(self) -> Any:
-        return SimpleNamespace(serialize=lambda: (self.cache or b"") + b"+timings")
+    def get_timing_cache(self) -> FakeTimingCache | None:
+        return self.asked_cache
 
 
 class FakeBuilder:
     """Builds an engine of seven bytes, or none."""
+
+    real = "Builder"
 
     def __init__(self, trt: FakeTensorRT) -> None:
         self.trt = trt
@@ -101,8 +132,22 @@ class FakeBuilder:
         return self.trt.plan
 
 
+class FakeParserError:
+    """One complaint."""
+
+    real = "ParserError"
+
+    def __init__(self, said: str) -> None:
+        self._said = said
+
+    def desc(self) -> str:
+        return self._said
+
+
 class FakeParser:
     """Accepts every file, unless the fake has errors to tell."""
+
+    real = "OnnxParser"
 
     def __init__(self, trt: FakeTensorRT) -> None:
         self._errors = trt.parse_errors
@@ -112,16 +157,18 @@ class FakeParser:
     def num_errors(self) -> int:
         return len(self._errors)
 
-    def get_error(self, index: int) -> Any:
-        return SimpleNamespace(desc=lambda: self._errors[index])
+    def get_error(self, index: int) -> FakeParserError:
+        return FakeParserError(self._errors[index])
 
-    def parse_from_file(self, path: str) -> bool:
-        self._trt.parsed = path
+    def parse_from_file(self, model: str) -> bool:
+        self._trt.parsed = model
         return not self._errors
 
 
 class FakeContext:
     """Answers with twice the mean of every input, written through the addresses it was given."""
+
+    real = "IExecutionContext"
 
     def __init__(self, trt: FakeTensorRT) -> None:
         self._trt = trt
@@ -153,8 +200,21 @@ class FakeContext:
         return self._trt.is_running
 
 
+class FakeInspector:
+    """Tells three layers, the last one in float."""
+
+    real = "EngineInspector"
+
+    def get_engine_information(self, format: Any) -> str:
+        layers = {"conv": "Half", "conv2": "Half", "output": "Float"}
+        told = [{"Name": name, "Outputs": [{"Format/Datatype": kind}]} for name, kind in layers.items()]
+        return json.dumps({"Layers": told})
+
+
 class FakeEngine:
     """One input, one output, batches up to 4."""
+
+    real = "ICudaEngine"
 
     num_io_tensors = 2
 
@@ -173,27 +233,24 @@ class FakeEngine:
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         return [(1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8)]
 
-    def create_execution_context(self) -> FakeContext:
+    def create_execution_context(self, strategy: Any = None) -> FakeContext:
         return FakeContext(self._trt)
 
-    def create_engine_inspector(self) -> Any:
-        layers = ["conv", "conv2", "output"]
-        formats = ["Half", "Half", "Float"]
-        told = [
-            {"Name": name, "Outputs": [{"Format/Datatype": kind}]} for name, kind in zip(layers, formats, strict=True)
-        ]
-        return SimpleNamespace(get_engine_information=lambda kind: json.dumps({"Layers": told}))
+    def create_engine_inspector(self) -> FakeInspector:
+        return FakeInspector()
 
 
 class FakeRuntime:
     """Loads what the fake can load."""
+
+    real = "Runtime"
 
     engine_host_code_allowed = False
 
     def __init__(self, trt: FakeTensorRT) -> None:
         self._trt = trt
 
-    def deserialize_cuda_engine(self, serialized: bytes) -> FakeEngine | None:
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
         return FakeEngine(self._trt) if self._trt.is_loadable else None
 
 
@@ -205,7 +262,10 @@ class FakeTensorRT:
         plan: What the builder returns; None for a failed build.
         is_loadable: Whether engines deserialize.
         is_running: What execution returns.
+        refused_timings: A timing cache of another GPU.
     """
+
+    refused_timings: bytes | None = None
 
     __version__ = "10.16.1.11"
     NetworkDefinitionCreationFlag = Flags

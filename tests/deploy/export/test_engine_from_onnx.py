@@ -36,18 +36,18 @@ def test_the_network_is_strongly_typed_and_takes_the_profile(source: Path, tmp_p
     engine_from_onnx(source, tmp_path / "m.plan", settings=settings, trt=trt)
     assert trt.network.flags == 1 << 1
     assert trt.parsed == str(source)
-    assert trt.config.profiles[0].shapes == {"input": ((2, 3, 8, 8), (4, 3, 8, 8), (16, 3, 8, 8))}
-    assert trt.config.pools == {"WORKSPACE": 123}
+    assert trt.config.asked_profiles[0].shapes == {"input": ((2, 3, 8, 8), (4, 3, 8, 8), (16, 3, 8, 8))}
+    assert trt.config.asked_pools == {"WORKSPACE": 123}
     assert trt.config.builder_optimization_level == 5
     assert trt.config.hardware_compatibility_level == "ampere"
-    assert trt.config.flags == ["VERSION_COMPATIBLE"]
-    assert trt.config.cache is None
+    assert trt.config.asked_flags == ["VERSION_COMPATIBLE"]
+    assert trt.config.asked_cache is None
 
 
 def test_no_flag_is_set_unless_asked_for(source: Path, tmp_path: Path) -> None:
     trt = FakeTensorRT()
     engine_from_onnx(source, tmp_path / "m.plan", trt=trt)
-    assert trt.config.flags == []
+    assert trt.config.asked_flags == []
     assert trt.config.hardware_compatibility_level == "none"
 
 
@@ -66,6 +66,9 @@ def test_engine_and_manifest_are_written(source: Path, tmp_path: Path) -> None:
     assert manifest["precisions"] == {"Float": 1, "Half": 2}
     assert manifest["timing_cache_sha256"] is None
     assert manifest["build_seconds"] >= 0
+    assert manifest["builder_flags"] == []
+    assert manifest["profiles"] == [{"min": 1, "opt": 8, "max": 32}]
+    assert {"image", "triton"} <= set(manifest)
 
 
 def test_the_timing_cache_is_read_and_written(source: Path, tmp_path: Path) -> None:
@@ -73,9 +76,22 @@ def test_the_timing_cache_is_read_and_written(source: Path, tmp_path: Path) -> N
     first, second = FakeTensorRT(), FakeTensorRT()
     engine_from_onnx(source, tmp_path / "m.plan", settings=settings, trt=first)
     built = engine_from_onnx(source, tmp_path / "m.plan", settings=settings, trt=second)
-    assert (first.config.cache, second.config.cache) == (b"", b"+timings")
+    assert tuple(one.config.asked_cache.asked_bytes for one in (first, second)) == (b"", b"+timings")
     assert built.manifest["timing_cache_sha256"] == hashlib.sha256(b"+timings+timings").hexdigest()
     assert built.manifest["settings"]["timing_cache"] == "timing.cache"
+
+
+def test_timings_of_another_gpu_are_left_alone(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, trt = tmp_path / "timing.cache", FakeTensorRT()
+    cache.write_bytes(b"foreign")
+    monkeypatch.setattr(FakeTensorRT, "refused_timings", b"foreign")
+    engine_from_onnx(source, tmp_path / "m.plan", settings=EngineSettings(timing_cache=cache), trt=trt)
+    assert cache.read_bytes() == b"+timings"
+
+
+def test_an_unknown_hardware_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="AMPERE_PLUS"):
+        EngineSettings(hardware_compatibility="AMPERE_PLUSS")
 
 
 def test_what_the_parser_says_is_said(source: Path, tmp_path: Path) -> None:

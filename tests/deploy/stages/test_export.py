@@ -15,7 +15,8 @@ from compress.core.stage import STAGES, StageCall, StageResult
 from compress.core.task import InputSpec, Task
 from compress.measure import cost_of
 from compress.measure.paired import PairedLatency
-from deploy.export import int8_choice
+from deploy.export import engine_choice, int8_choice
+from deploy.export.engine_from_onnx import EngineError
 from deploy.runtime.onnxruntime import OnnxSession
 from deploy.stages import export as stage
 from deploy.stages.export import ExportConfig, export
@@ -99,43 +100,100 @@ class HalfSession:
     name, shift = "tensorrt", 0.001
 
     def __init__(self, path: Path, *, trt: Any) -> None:
+        self.path = path
         assert path.read_bytes() == b"ENGINE!"
         assert isinstance(trt, FakeTensorRT)
 
     def infer(self, x_BCHW: np.ndarray) -> np.ndarray:
-        assert len(x_BCHW) == 4
+        assert 1 <= len(x_BCHW) <= 4
         logits_BC = trained_toy()(torch.from_numpy(x_BCHW)).numpy().copy()
         logits_BC[:, 0] += self.shift
         return logits_BC
 
 
-def with_engine(monkeypatch: pytest.MonkeyPatch, fake: FakeTensorRT, *, shift: float = 0.001) -> None:
+def with_engine(monkeypatch: pytest.MonkeyPatch, fake: FakeTensorRT, folder: Path, *, shift: float = 0.001) -> None:
     """Let TensorRT be there, and its engine be off by `shift`."""
     monkeypatch.setattr(stage, "require_tensorrt", lambda: fake)
     monkeypatch.setattr(HalfSession, "shift", shift)
     monkeypatch.setattr(stage, "EngineSession", HalfSession)
+    monkeypatch.setenv("SECATEUR_CACHE", str(folder))
 
 
 def test_an_engine_is_built_where_tensorrt_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT()
-    with_engine(monkeypatch, fake)
+    with_engine(monkeypatch, fake, tmp_path)
     result = run(tmp_path, variants=(), engine_batch_max=4)
     assert result.report["tensorrt"]["status"] == "built"
     assert result.report["tensorrt"]["size_bytes"] == 7
     assert result.files["model.plan"].read_bytes() == b"ENGINE!"
     assert json.loads(result.files["model.plan.json"].read_text())["settings"]["max_batch"] == 4
     assert fake.parsed.endswith("model.fp16.onnx")
-    assert fake.config.profiles[0].shapes["input"][1][0] == 4
+    assert fake.config.asked_profiles[0].shapes["input"][1][0] == 4
     compared = result.report["tensorrt"]["parity"]
     assert compared["max_abs"] == pytest.approx(0.001, abs=1e-4)
     assert compared["limit"] >= 0.02
+
+    assert set(result.report["tensorrt"]["latency"]) == {"b4", "b1"}
+    assert set(result.report["tensorrt"]["latency"]["b4"]["median_ms"]) == {"onnxruntime", "fp16"}
+    assert result.report["tensorrt"]["validation_accuracy"] >= 0.95
+    caches = list(tmp_path.glob("tensorrt/timing-10.16.1.11-sm*.cache"))
+    assert [path.read_bytes() for path in caches] == [b"+timings"]
+    json.dumps(result.report, allow_nan=False)
+
+
+def int8_times(monkeypatch: pytest.MonkeyPatch, int8_ms: float) -> None:
+    times_ms = {"onnxruntime": 9.0, "fp16": 4.0, "int8": int8_ms}
+
+    def fake(sessions: Mapping[str, Any], x_BCHW: Any, *, rounds: int, **_: Any) -> PairedLatency:
+        return PairedLatency({name: (times_ms[name],) * rounds for name in sessions})
+
+    monkeypatch.setattr(engine_choice, "paired_sessions", fake)
+
+
+@pytest.mark.parametrize(("int8_ms", "precision", "said"), [
+    (2.0, "int8", "2.00x [2.00, 2.00] of the speed of FP16"),
+    (5.0, "fp16", "not surely faster: FP16 is kept"),
+])  # fmt: skip
+def test_an_int8_engine_must_beat_fp16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8_ms: float, precision: str, said: str
+) -> None:
+    fake = FakeTensorRT()
+    with_engine(monkeypatch, fake, tmp_path)
+    int8_times(monkeypatch, int8_ms)
+    report = run(tmp_path, variants=(), engine_batch_max=4, engine_int8=True).report["tensorrt"]
+    assert fake.parsed.endswith("model.engine_int8.onnx")
+    assert report["precision"] == precision
+    assert report["int8"]["status"] == ("accepted" if precision == "int8" else "refused")
+    assert said in report["int8"]["reason"]
+    assert report["latency"]["b4"]["speedup"]["fp16"]["value"] == 2.25
+
+
+def test_an_int8_engine_that_cannot_be_built_leaves_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_engine(monkeypatch, FakeTensorRT(), tmp_path)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise EngineError("no tactic for Conv")
+
+    monkeypatch.setattr(stage, "calibration_batches", refuse)
+    result = run(tmp_path, variants=(), engine_batch_max=4, engine_int8=True)
+    assert result.report["tensorrt"]["precision"] == "fp16"
+    assert "no tactic for Conv" in result.report["tensorrt"]["int8"]["reason"]
+    assert "model.plan" in result.files
+
+
+def test_an_engine_that_loses_accuracy_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_engine(monkeypatch, FakeTensorRT(), tmp_path)
+    monkeypatch.setattr(stage.EngineBench, "accuracy", lambda self, session: 0.5)
+    result = run(tmp_path, variants=(), engine_batch_max=4)
+    assert "FP16 engine has 50.00% validation accuracy" in result.report["tensorrt"]["reason"]
+    assert set(result.files) == {"model.onnx"}
 
 
 @pytest.mark.parametrize("shift", [50.0, float("nan")])
 def test_an_engine_that_answers_otherwise_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: float
 ) -> None:
-    with_engine(monkeypatch, FakeTensorRT(), shift=shift)
+    with_engine(monkeypatch, FakeTensorRT(), tmp_path, shift=shift)
     result = run(tmp_path, variants=(), engine_batch_max=4)
     assert result.report["tensorrt"]["status"] == "failed"
     assert "differs from torch by" in result.report["tensorrt"]["reason"]
@@ -143,7 +201,7 @@ def test_an_engine_that_answers_otherwise_is_not_kept(
 
 
 def test_an_engine_that_tensorrt_refuses_costs_only_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_engine(monkeypatch, FakeTensorRT(parse_errors=("no kernel for Conv",)))
+    with_engine(monkeypatch, FakeTensorRT(parse_errors=("no kernel for Conv",)), tmp_path)
     result = run(tmp_path, variants=(), engine_batch_max=4)
     assert result.report["tensorrt"]["status"] == "failed"
     assert "no kernel for Conv" in result.report["tensorrt"]["reason"]
@@ -155,7 +213,7 @@ def test_a_failed_conversion_costs_only_the_engine(tmp_path: Path, monkeypatch: 
     def refuse(source: Path, target: Path) -> None:
         raise KeyError("Einsum")
 
-    with_engine(monkeypatch, FakeTensorRT())
+    with_engine(monkeypatch, FakeTensorRT(), tmp_path)
     monkeypatch.setattr(stage, "half_onnx", refuse)
     result = run(tmp_path, variants=())
     assert result.report["tensorrt"] == {"status": "failed", "reason": "KeyError: 'Einsum'"}
