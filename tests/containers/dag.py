@@ -5,8 +5,6 @@ Every task is a container with the locks that a cluster's pods have: no root, no
 written. Kubeflow's files and the shared workspace are mounted; so is a /tmp in memory.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
