@@ -38,7 +38,7 @@ class Done:
 
     def outputs(self, task: str) -> list[dict[str, Any]]:
         """Return the output parameters of every run of a task, from the files that its containers wrote."""
-        paths = sorted((self.folder / "outputs").glob(f"*/{task}/**/executor_output.json"))
+        paths = sorted((self.folder / "outputs").glob(f"**/{task}/executor_output.json"))
         return [json.loads(path.read_text()).get("parameterValues", {}) for path in paths]
 
 
