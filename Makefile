@@ -10,8 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test test-triton tensorrt-bindings check lint types layers unit lock ir readmes chart docs ideas study studies ui \
-	clean help
+.PHONY: demo test test-triton test-containers tensorrt-bindings check lint types layers unit lock image sbom ir readmes chart \
+	docs ideas study studies ui clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -90,6 +90,31 @@ TENSORRT := 10.16.1.11 11.4.0.106
 
 tensorrt-bindings: $(TENSORRT:%=.tensorrt-bindings/%/.done)  ## Fetch TensorRT's Python bindings, without its libraries, for the tests.
 
+DOCKER ?= docker
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= ghcr.io/secateur/secateur-python:$(VERSION)
+# GPU: BASE=nvcr.io/nvidia/tensorrt:TAG SYSTEM_SITE_PACKAGES=true
+BASE ?= python:3.11-slim-bookworm
+SYSTEM_SITE_PACKAGES ?= false
+LOCK_FILE ?= requirements.lock
+REVISION ?= $(shell git rev-parse HEAD)
+CREATED ?= $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+SOURCE ?= $(filter https://%,$(shell git config --get remote.origin.url | sed 's|//[^@/]*@|//|'))
+BUILD_OPTIONS ?=
+SBOM ?= dist
+BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build $(BUILD_OPTIONS) --file components/image/Dockerfile --build-arg BASE=$(BASE) \
+	--build-arg SYSTEM_SITE_PACKAGES=$(SYSTEM_SITE_PACKAGES) --build-arg LOCK=$(LOCK_FILE)
+
+image:  ## Build the image of the components.
+	$(BUILD) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) \
+		--build-arg SOURCE=$(SOURCE) --tag $(IMAGE) .
+
+sbom:  ## Write SBOM/sbom.cdx.json: what the image holds, as CycloneDX.
+	$(BUILD) --target sbom --output type=local,dest=$(SBOM) .
+
+test-containers: .venv/.dev  ## Build the image with an engine of its own and run the pipeline in containers (root, Debian).
+	$(BIN)/python -m tests.containers
+
 ideas: .venv/.runtime  ## Generate docs/ideas.md from the cards and the studies' results.
 	$(BIN)/python -m studies.ideas
 
@@ -109,6 +134,8 @@ lock: $(UV)  ## Compile the hashed locks again.
 	$(LOCK) -c requirements-dev.lock -o requirements.lock
 	$(UV) pip compile requirements/triton.in --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --quiet -o requirements-triton.lock
+	$(UV) pip compile requirements/image.in --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --quiet -o requirements-image.lock
 
 clean:  ## Remove caches and demo workspaces, keep .venv.
 	rm -rf .secateur .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage* build dist
