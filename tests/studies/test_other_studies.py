@@ -57,7 +57,8 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     module = module_of("0003")
     sizes = {"batch_size": 32, "score_batches": 2}
     monkeypatch.setattr(module, "CURVES", {**module.CURVES, **sizes})
-    base = {**module.BASE, **DIGITS, "options": {**module.BASE["options"], **sizes}, "rates": [0.01], "steps": 8}
+    options = {**module.BASE["options"], **sizes, "latency_pause_s": 0.0}
+    base = {**module.BASE, **DIGITS, "options": options, "rates": [0.01], "steps": 8}
     base["rounds"] = 2
     ours = {module.BASELINE: {"allocator": "uniform"}, "latency_knapsack": module.WITH_BLOCKS}
     ours |= {"with_blocks": module.WITH_BLOCKS, module.TAUGHT: module.WITH_BLOCKS}
@@ -162,7 +163,7 @@ def test_the_literature_trains_on_everything_and_selects_on_test_images():
 @pytest.mark.slow
 def test_conversions(tmp_path):
     module = module_of("0008")
-    options = {**module.BASE["options"], **FIT, "latency_rounds": 2, "latency_pause_s": 0.0, "runtime": "torch"}
+    options = {**module.BASE["options"], **FIT, "latency_rounds": 2, "runtime": "torch"}
     base = {**module.BASE, **DIGITS, "options": options, "builder": {"name": "resnet_cifar", "depth": 8, "width": 16}}
     table = measured(module, module.grid(base, conversions=("low_rank",), batches=(64,), seeds=(0,)), tmp_path)
     converted, channels = table.rows
