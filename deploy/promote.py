@@ -83,7 +83,12 @@ def promote(
         try:
             answer = retrying(uri, work)
         except Unreachable as error:
-            answer = _answer(name, reasons=[f"{error} The champion is unchanged; run the pipeline again to promote."])
+            known = (
+                f"Nobody answered whether {name}@{CHAMPION} moved: run the pipeline again, which finds out"
+                if claim.is_sent
+                else "The champion is unchanged; run the pipeline again to promote"
+            )
+            answer = _answer(name, reasons=[f"{error} {known}."])
     return answer | {"export": export_ref}
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -144,6 +145,26 @@ def connected(uri: str, patience: Patience | None = None) -> Iterator[MlflowClie
             mlflow.set_registry_uri("")
 
 
+def refuse_password(uri: str) -> None:
+    """Refuse an address with a password in it: addresses are shown in logs, reports and commands.
+
+    Raises:
+        ValueError: It has one; says where it belongs.
+
+    >>> refuse_password("https://mlflow.example.com")
+    >>> refuse_password("https://ann:secret@mlflow.example.com")
+    Traceback (most recent call last):
+    ValueError: the address of MLflow at mlflow.example.com holds a password: put user and password into \
+MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a database: PGUSER, PGPASSWORD) and leave them out.
+    """
+    parts = urlsplit(uri)
+    if parts.password is not None:
+        raise ValueError(
+            f"the address of MLflow at {parts.hostname} holds a password: put user and password into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a database: PGUSER, PGPASSWORD) and leave them out."
+        )
+
+
 def retrying(uri: str, work: Callable[[MlflowClient], T], patience: Patience | None = None) -> T:
     """Return `work(client)`, tried again with exponentially growing, jittered pauses.
 
@@ -152,7 +173,9 @@ def retrying(uri: str, work: Callable[[MlflowClient], T], patience: Patience | N
     Raises:
         Unreachable: After the last attempt, or at once when another one cannot help.
         OSError: At once, when the disk here is full or a folder here cannot be used.
+        ValueError: The address holds a password.
     """
+    refuse_password(uri)
     patience, troubles = patience or Patience.from_environment(), _troubles()
     start, delay_s = time.monotonic(), patience.first_delay_s
     for attempt in range(1, patience.attempts + 1):
