@@ -51,8 +51,11 @@ class Server:
 
 
 @contextmanager
-def serving(repository: Path, folder: Path, *models: str) -> Iterator[Server]:
-    """Run a server on `repository` in explicit mode, `models` loaded, and stop it in the end."""
+def serving(repository: Path, folder: Path, *models: str, packages: str = "") -> Iterator[Server]:
+    """Run a server on `repository` in explicit mode, `models` loaded, and stop it in the end.
+
+    `packages` is a folder with what its Python backend shall find besides its own packages.
+    """
     site = _site()
     assert site is not None
     triton = site / "pytriton" / "tritonserver"
@@ -66,7 +69,7 @@ def serving(repository: Path, folder: Path, *models: str) -> Iterator[Server]:
     environment = {
         **os.environ,
         "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(site),
+        "PYTHONPATH": f"{site}:{packages}".rstrip(":"),
         "LD_LIBRARY_PATH": f"{site / 'nvidia_pytriton.libs'}:{library}",
         "OMP_NUM_THREADS": "1",
     }
