@@ -40,7 +40,13 @@ class Placement:
 CLUSTER = Placement()
 LOCAL = Placement(is_cluster=False, is_cached=False, num_retries=0, parallelism=1)
 
-CONFIG_KEYS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "SECATEUR_CACHE")
+CONFIG_KEYS = (
+    "MLFLOW_TRACKING_URI",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+    "SECATEUR_CACHE",
+    "SECATEUR_TRITON_TAG",
+)
 SECRET_KEYS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
