@@ -36,7 +36,7 @@ demo: .venv/.runtime  ## Run the whole pipeline on DATA (digits, fashion_mnist, 
 ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
 
-test: lint types layers  ## Run every check and test; line coverage is that of the unit and contract tests.
+test: lint types layers tensorrt-bindings  ## Run every check and test; line coverage is that of the unit and contract tests.
 	$(UNIT) --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m slow --durations=15

@@ -36,6 +36,14 @@ def test_a_folder_for_fetched_data_is_named() -> None:
     }
 
 
+def test_tasks_are_told_the_digest_of_their_image() -> None:
+    told = {
+        name: render(combinations()[name]).sole("ConfigMap", "secateur")["data"].get("SECATEUR_IMAGE_DIGEST")
+        for name in ("default", "placement")
+    }
+    assert told == {"default": None, "placement": "sha256:" + "b" * 64}
+
+
 def test_there_are_enough_combinations() -> None:
     assert len(combinations()) >= 12
 
@@ -181,7 +189,8 @@ def test_compiled_pipelines_find_their_names() -> None:
     assert rendered.of("PersistentVolumeClaim", placement.CLUSTER.workspace_claim)
     container = rendered.sole("ClusterStorageContainer")["spec"]["container"]
     secrets = {one["name"]: one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one}
-    assert secrets == dict.fromkeys(placement.SECRET_KEYS, parameters["secret"])
+    for_tasks_alone = {"SECATEUR_SEARCH_STORAGE"}
+    assert secrets == dict.fromkeys(set(placement.SECRET_KEYS) - for_tasks_alone, parameters["secret"])
 
 
 @pytest.mark.parametrize(

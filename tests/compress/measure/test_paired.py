@@ -110,9 +110,14 @@ def test_every_round_runs_each_call_once_and_orders_differ() -> None:
 
 
 def test_the_rounds_come_in_parts_with_a_rest_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = {"ms": 2.0}
+    state = {"ms": 2.0, "now_s": 0.0}
+
+    def wait(ms: float) -> None:
+        state["now_s"] += ms / 1e3
+
+    monkeypatch.setattr(paired.time, "perf_counter", lambda: state["now_s"])
     monkeypatch.setattr(paired.time, "sleep", lambda _: state.update(ms=8.0 - state["ms"]))
-    times = paired_latency({"new": lambda: _wait(state["ms"]), "old": lambda: _wait(4)}, rounds=18, pause_s=1.0)
+    times = paired_latency({"new": lambda: wait(state["ms"]), "old": lambda: wait(4)}, rounds=18, pause_s=1.0)
     assert times.parts == NUM_PARTS == 8
     assert len(times.samples_ms["new"]) == 24, "three rounds in each of eight parts"
     middles_P = np.median(np.reshape(times.samples_ms["new"], (8, 3)), axis=1)

@@ -87,4 +87,6 @@ def test_sessions_take_turns(x_BCHW: np.ndarray) -> None:
     assert list(times.samples_ms) == ["a", "b"]
     assert all(len(samples) == 16 for samples in times.samples_ms.values())
     assert times.seed == 4
-    assert 0.5 < times.ratio("a", "b").value < 2
+    ratio = times.ratio("a", "b")
+    assert ratio.low < 2, "equal sessions; the value alone is at the mercy of a busy machine"
+    assert ratio.high > 0.5
