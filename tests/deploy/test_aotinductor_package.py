@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from compress import cli
 from compress.core.model import CorruptModel, Model
 from compress.core.stage import Entry, Ref
 from compress.measure.runtimes import RUNTIMES
@@ -182,10 +183,18 @@ def test_a_pulled_package_that_was_changed_is_not_loaded(pulled: Path, tmp_path:
         aotinductor_file(copy)
 
 
-def test_triton_sees_machine_code_only_where_it_was_asked_for(promoted: Promoted, pulled: Path, tmp_path: Path) -> None:
+def test_triton_sees_machine_code_only_where_it_was_asked_for(
+    promoted: Promoted, pulled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert read_package(pulled)["triton"]["models"] == ["digits"]
     assert not list(pulled.glob("*aotinductor*"))
-    asked = pull(NAME, tmp_path / "asked", uri=promoted.uri, has_aotinductor=True)
+    asked = tmp_path / "asked"
+    monkeypatch.setattr(
+        sys, "argv", ["secateur", "pull", NAME, "--to", str(asked), "--uri", promoted.uri, "--aotinductor"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code in (0, None)
     assert read_package(asked)["triton"]["models"] == ["digits", "digits_aotinductor"]
     assert sorted(path.name for path in (asked / "digits_aotinductor" / "1").iterdir()) == [
         "model.pt2", "model.pt2.json", "model.py",
