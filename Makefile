@@ -91,7 +91,8 @@ serve: .venv-kserve/.done  ## Serve the pulled package FOLDER on the loopback (O
 	.venv-kserve/bin/secateur serve $(FOLDER)
 
 test-serve: .venv-kserve/.done .venv/.dev  ## Ask the local server, and compare manifests with KServe's own models.
-	$(BIN)/python -m pytest tests/deploy/test_serve.py tests/deploy/test_kserve.py -m "slow or not slow"
+	$(BIN)/python -m pytest tests/deploy/test_serve.py tests/deploy/test_kserve.py tests/charts/test_kserve_objects.py \
+		-m "slow or not slow"
 
 docs: .venv/.dev  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
