@@ -76,8 +76,9 @@ chart: .venv/.runtime  ## Generate the chart's README from its values.
 	$(UV) pip install --quiet --python .venv-triton/bin/python --require-hashes -r $<
 	@touch $@
 
-test-triton: .venv-triton/.done  ## Pull a model from MLflow into a real tritonserver, under load, across versions.
-	SECATEUR_TRITON_REQUESTS=5000 $(BIN)/python -m pytest tests/deploy/test_triton_server.py -m "slow or not slow"
+test-triton: .venv-triton/.done  ## Pull models from MLflow into a real tritonserver: under load, across versions, compiled.
+	SECATEUR_TRITON_REQUESTS=5000 $(BIN)/python -m pytest tests/deploy/test_triton_server.py \
+		tests/deploy/test_aotinductor_package.py -m "slow or not slow"
 
 # KServe wants older packages than MLflow and Kubeflow do, so its model server lives alone; it needs no torch.
 .venv-kserve/.done: requirements/kserve.lock pyproject.toml | $(UV)
