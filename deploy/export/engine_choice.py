@@ -1,6 +1,6 @@
-"""Which TensorRT engine to ship: FP16, or INT8 when that is measured to be worth it on this GPU.
+"""Which TensorRT engine to ship: 16 bits, or INT8 when that is measured to be worth it on this GPU.
 
-TensorRT's explicit INT8 is often slower than FP16, so that no INT8 engine is kept on trust.
+TensorRT's explicit INT8 is often slower than 16 bits, so that no INT8 engine is kept on trust.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from compress.measure.runtimes import Session, paired_sessions
 from deploy.export.engine_from_onnx import EngineExport
 from deploy.export.int8_choice import accuracy_of
 
-FP16, INT8 = "fp16", "int8"
+INT8 = "int8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class EngineCandidate:
     """A built engine that can be measured.
 
     Attributes:
-        precision: "fp16" or "int8".
+        precision: "fp16", "bf16" or "int8".
         export: The engine and its manifest.
         session: Runs it.
         validation_accuracy: 0 to 1, of the engine itself.
@@ -95,26 +95,27 @@ class EngineBench:
 
 
 def choose_engine(
-    fp16: EngineCandidate, int8: EngineCandidate, *, speedup: Ratio, accuracy: float, drop_max: float
+    half: EngineCandidate, int8: EngineCandidate, *, speedup: Ratio, accuracy: float, drop_max: float
 ) -> EngineChoice:
-    """Return INT8 when it keeps the accuracy and is sure to be faster than FP16, else FP16, and why.
+    """Return INT8 when it keeps the accuracy and is sure to be faster than 16 bits, else the 16-bit engine, and why.
 
     Args:
-        fp16: What to fall back to.
+        half: What to fall back to.
         int8: What must earn its place.
-        speedup: Time of FP16 over time of INT8; sure means that its lower end is above 1.
+        speedup: Time of 16 bits over time of INT8; sure means that its lower end is above 1.
         accuracy: Validation accuracy of the float file on the same inputs, 0 to 1.
         drop_max: Largest loss of accuracy, as a difference of the two.
     """
-    said = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] of the speed of FP16"
+    name = half.precision.upper()
+    said = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] of the speed of {name}"
     if int8.validation_accuracy < accuracy - drop_max - 1e-9:
         reason = (
             f"the INT8 engine has {int8.validation_accuracy:.2%} validation accuracy against {accuracy:.2%} of fp32, "
-            f"and may lose {100 * drop_max:g} points: FP16 is kept."
+            f"and may lose {100 * drop_max:g} points: {name} is kept."
         )
-        return EngineChoice(fp16.precision, reason)
+        return EngineChoice(half.precision, reason)
     if not speedup.low > 1.0:
-        return EngineChoice(fp16.precision, f"the INT8 engine has {said}, which is not surely faster: FP16 is kept.")
+        return EngineChoice(half.precision, f"the INT8 engine has {said}, which is not surely faster: {name} is kept.")
     return EngineChoice(int8.precision, f"the INT8 engine has {said} and {int8.validation_accuracy:.2%} accuracy.")
 
 

@@ -14,7 +14,7 @@ from compress.core.stage import STAGES, StageCall, StageConfig, StageResult
 from compress.measure import cost_of
 from compress.measure.runtimes import Session
 from deploy.export.aotinductor_from_model import CompilerMissing, aotinductor_from_model, manifest_path
-from deploy.export.engine_choice import FP16, INT8, EngineBench, EngineCandidate, choose_engine, latency_report
+from deploy.export.engine_choice import INT8, EngineBench, EngineCandidate, choose_engine, latency_report
 from deploy.export.engine_from_onnx import (
     EngineError,
     EngineExport,
@@ -53,10 +53,11 @@ class ExportConfig(StageConfig):
         rounds: Rounds of paired timing a batch size.
         num_threads: Threads inside one operator.
         engine_batch_max: Largest batch of the TensorRT engine.
-        engine_parity_max: Largest difference between the FP16 engine and torch that is let through, relative to
+        engine_precision: "fp16", or "bf16" for networks whose activations leave the range of FP16.
+        engine_parity_max: Largest difference between the 16-bit engine and torch that is let through, relative to
             torch's largest output when that is above 1.
-        engine_drop_max: Accuracy that the FP16 engine may lose against ONNX Runtime, as a difference.
-        engine_int8: Whether to build an INT8 engine too, and to ship it if it is surely faster than FP16.
+        engine_drop_max: Accuracy that the 16-bit engine may lose against ONNX Runtime, as a difference.
+        engine_int8: Whether to build an INT8 engine too, and to ship it if it is surely faster.
         engine_version_compatible: Whether newer TensorRT runtimes may load the engine, at some cost in speed.
         engine_hardware: GPUs that may load it: NONE (the builder's kind), AMPERE_PLUS or SAME_COMPUTE_CAPABILITY.
         aotinductor: Device to compile an AOTInductor package for: "cpu", "cuda", or "none".
@@ -73,6 +74,7 @@ class ExportConfig(StageConfig):
     rounds: int = 40
     num_threads: int = 1
     engine_batch_max: int = 32
+    engine_precision: Literal["fp16", "bf16"] = "fp16"
     engine_parity_max: float = 0.02
     engine_drop_max: float = 0.005
     engine_int8: bool = False
@@ -208,28 +210,29 @@ class _EngineBuild:
     def run(self) -> tuple[dict[str, Any], dict[str, Path]]:
         """Return the report and the files to keep."""
         config: ExportConfig = self.call.config
-        half = self.call.scratch / "model.fp16.onnx"
-        half_onnx(self.onnx_path, half)
-        built = self._built(half, self.call.scratch / ENGINE)
+        name = config.engine_precision.upper()
+        path = self.call.scratch / "model.half.onnx"
+        half_onnx(self.onnx_path, path, precision=config.engine_precision)
+        built = self._built(path, self.call.scratch / ENGINE)
         session = EngineSession(built.path, trt=self.trt)
         found = self._parity(session)
         limit = config.engine_parity_max * max(1.0, found.largest)
         compared = {"max_abs": found.max_abs, "top1_agree": found.top1_agree, "limit": limit}
         if not found.max_abs <= limit:
             reason = (
-                f"the FP16 engine differs from torch by {found.max_abs:.3g} (allowed {limit:.3g}, engine_parity_max "
+                f"the {name} engine differs from torch by {found.max_abs:.3g} (allowed {limit:.3g}, engine_parity_max "
                 f"{config.engine_parity_max:g}; {found.top1_agree:.1%} equal answers), so it is not kept."
             )
             return {"status": "failed", "reason": reason, "parity": compared}, {}
-        fp16 = self._candidate(FP16, built, session)
-        drop = self.accuracy - fp16.validation_accuracy
+        half = self._candidate(config.engine_precision, built, session)
+        drop = self.accuracy - half.validation_accuracy
         if drop > config.engine_drop_max + 1e-9:
             reason = (
-                f"the FP16 engine has {fp16.validation_accuracy:.2%} validation accuracy against {self.accuracy:.2%} "
+                f"the {name} engine has {half.validation_accuracy:.2%} validation accuracy against {self.accuracy:.2%} "
                 f"of ONNX Runtime (may lose {100 * config.engine_drop_max:g} points), so it is not kept."
             )
             return {"status": "failed", "reason": reason, "parity": compared}, {}
-        kept, more = self._chosen(fp16)
+        kept, more = self._chosen(half)
         reason = f"{kept.precision.upper()} engine of {kept.export.size_bytes} bytes for batches 1 to "
         report = {
             "status": "built",
@@ -244,38 +247,42 @@ class _EngineBuild:
         path = kept.export.path
         return report, {ENGINE: path, f"{ENGINE}.json": path.with_name(f"{path.name}.json")}
 
-    def _chosen(self, fp16: EngineCandidate) -> tuple[EngineCandidate, dict[str, Any]]:
+    def _chosen(self, half: EngineCandidate) -> tuple[EngineCandidate, dict[str, Any]]:
         """Return the engine to keep, and what the report says of latency and of INT8."""
         config, bench = self.call.config, self._bench
-        sessions: dict[str, Session] = {"onnxruntime": OnnxSession(self.onnx_path), FP16: fp16.session}
+        sessions: dict[str, Session] = {"onnxruntime": OnnxSession(self.onnx_path), half.precision: half.session}
         if not config.engine_int8:
             found = bench.latency(sessions)
-            return fp16, {"latency": latency_report(found, "onnxruntime"), "conditions": bench.conditions()}
+            return half, {"latency": latency_report(found, "onnxruntime"), "conditions": bench.conditions()}
         try:
             int8 = self._int8()
         except Exception as error:
             found = bench.latency(sessions)
-            refused = {"status": "refused", "reason": f"no INT8 engine was built ({error}): FP16 is kept."}
-            return fp16, {"latency": latency_report(found, "onnxruntime"), INT8: refused}
+            refused = {
+                "status": "refused",
+                "reason": f"no INT8 engine was built ({error}): {half.precision.upper()} is kept.",
+            }
+            return half, {"latency": latency_report(found, "onnxruntime"), INT8: refused}
         found = bench.latency({**sessions, INT8: int8.session})
-        speedup = found[bench.deciding_batch].ratio(FP16, INT8)
-        choice = choose_engine(fp16, int8, speedup=speedup, accuracy=self.accuracy, drop_max=config.int8_drop_max)
-        kept = int8 if choice.precision == INT8 else fp16
+        speedup = found[bench.deciding_batch].ratio(half.precision, INT8)
+        choice = choose_engine(half, int8, speedup=speedup, accuracy=self.accuracy, drop_max=config.int8_drop_max)
+        kept = int8 if choice.precision == INT8 else half
         verdict = {
             "status": "accepted" if kept is int8 else "refused",
             "reason": choice.reason,
-            "speedup_vs_fp16": speedup.as_json(),
+            "speedup_vs_half": speedup.as_json(),
             "validation_accuracy": int8.validation_accuracy,
         }
         more = {"latency": latency_report(found, "onnxruntime"), "conditions": bench.conditions(), INT8: verdict}
         return kept, more
 
     def _int8(self) -> EngineCandidate:
-        """Build the engine from the Q/DQ file whose pairs lie where TensorRT fuses; what has no pair stays float32."""
+        """Build the engine from a file whose pairs lie where TensorRT fuses; what has no pair has 16 bits."""
         config: ExportConfig = self.call.config
-        path = self.call.scratch / "model.engine_int8.onnx"
+        pairs, path = self.call.scratch / "model.pairs.onnx", self.call.scratch / "model.int8_half.onnx"
         batches = calibration_batches(self.call.task, num_images=config.calibration_images, seed=config.seed)
-        INT8_VARIANTS.bind(ENGINE_VARIANT)(self.onnx_path, path, batches)
+        INT8_VARIANTS.bind(ENGINE_VARIANT)(self.onnx_path, pairs, batches)
+        half_onnx(pairs, path, precision=config.engine_precision)
         built = self._built(path, self.call.scratch / "int8" / ENGINE)
         return self._candidate(INT8, built, EngineSession(built.path, trt=self.trt))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from compress.measure.paired import PairedLatency, Ratio
-from deploy.export.engine_choice import FP16, INT8, EngineCandidate, choose_engine, latency_report
+from deploy.export.engine_choice import INT8, EngineCandidate, choose_engine, latency_report
 from deploy.export.engine_from_onnx import EngineExport
 from deploy.export.engine_manifest import gpu_conditions
 
@@ -21,15 +21,15 @@ def candidate(precision: str, accuracy: float) -> EngineCandidate:
     ("low", "accuracy", "kept", "said"),
     [
         (1.01, 0.90, INT8, "1.20x [1.01, 1.30] of the speed of FP16 and 90.00% accuracy"),
-        (1.0, 0.90, FP16, "not surely faster: FP16 is kept"),
-        (0.7, 0.90, FP16, "not surely faster: FP16 is kept"),
+        (1.0, 0.90, "fp16", "not surely faster: FP16 is kept"),
+        (0.7, 0.90, "fp16", "not surely faster: FP16 is kept"),
         (1.1, 0.89, INT8, "89.00% accuracy"),
-        (1.1, 0.88, FP16, "88.00% validation accuracy against 90.00% of fp32, and may lose 1 points: FP16 is kept"),
+        (1.1, 0.88, "fp16", "88.00% validation accuracy against 90.00% of fp32, and may lose 1 points: FP16 is kept"),
     ],
 )
 def test_int8_must_be_surely_faster_and_accurate(low: float, accuracy: float, kept: str, said: str) -> None:
     choice = choose_engine(
-        candidate(FP16, 0.90), candidate(INT8, accuracy), speedup=Ratio(1.2, low, 1.3), accuracy=0.90, drop_max=0.01
+        candidate("fp16", 0.90), candidate(INT8, accuracy), speedup=Ratio(1.2, low, 1.3), accuracy=0.90, drop_max=0.01
     )
     assert choice.precision == kept
     assert said in choice.reason

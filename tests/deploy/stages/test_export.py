@@ -18,6 +18,7 @@ from compress.measure.paired import PairedLatency
 from deploy.export import engine_choice, int8_choice
 from deploy.export.engine_from_onnx import EngineError
 from deploy.runtime.onnxruntime import OnnxSession
+from deploy.runtime.tensorrt import EngineSession
 from deploy.stages import export as stage
 from deploy.stages.export import ExportConfig, export
 from tests.deploy.export.fake_tensorrt import FakeTensorRT
@@ -127,7 +128,7 @@ def test_an_engine_is_built_where_tensorrt_is(tmp_path: Path, monkeypatch: pytes
     assert result.report["tensorrt"]["size_bytes"] == 7
     assert result.files["model.plan"].read_bytes() == b"ENGINE!"
     assert json.loads(result.files["model.plan.json"].read_text())["settings"]["max_batch"] == 4
-    assert fake.parsed.endswith("model.fp16.onnx")
+    assert fake.parsed.endswith("model.half.onnx")
     assert fake.config.asked_profiles[0].shapes["input"][1][0] == 4
     compared = result.report["tensorrt"]["parity"]
     assert compared["max_abs"] == pytest.approx(0.001, abs=1e-4)
@@ -139,6 +140,19 @@ def test_an_engine_is_built_where_tensorrt_is(tmp_path: Path, monkeypatch: pytes
     caches = list(tmp_path.glob("tensorrt/timing-10.16.1.11-sm*.cache"))
     assert [path.read_bytes() for path in caches] == [b"+timings"]
     json.dumps(result.report, allow_nan=False)
+
+
+def test_a_version_compatible_engine_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real session on the stand-in's engine: it needs the right to run what the engine carries."""
+    fake = FakeTensorRT()
+    monkeypatch.setattr(stage, "require_tensorrt", lambda: fake)
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
+    opened = []
+    monkeypatch.setattr(
+        stage, "EngineSession", lambda path, *, trt: opened.append(EngineSession(path, trt=trt)) or HalfSession
+    )
+    run(tmp_path, variants=(), engine_batch_max=4, engine_version_compatible=True)
+    assert [session.path.read_bytes() for session in opened] == [b"CODEENGINE!"]
 
 
 def int8_times(monkeypatch: pytest.MonkeyPatch, int8_ms: float) -> None:
@@ -161,11 +175,18 @@ def test_an_int8_engine_must_beat_fp16(
     with_engine(monkeypatch, fake, tmp_path)
     int8_times(monkeypatch, int8_ms)
     report = run(tmp_path, variants=(), engine_batch_max=4, engine_int8=True).report["tensorrt"]
-    assert fake.parsed.endswith("model.engine_int8.onnx")
+    assert fake.parsed.endswith("model.int8_half.onnx")
     assert report["precision"] == precision
     assert report["int8"]["status"] == ("accepted" if precision == "int8" else "refused")
     assert said in report["int8"]["reason"]
     assert report["latency"]["b4"]["speedup"]["fp16"]["value"] == 2.25
+
+
+def test_an_engine_of_bfloat16_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_engine(monkeypatch, FakeTensorRT(), tmp_path)
+    report = run(tmp_path, variants=(), engine_batch_max=4, engine_precision="bf16").report["tensorrt"]
+    assert report["precision"] == "bf16"
+    assert set(report["latency"]["b4"]["median_ms"]) == {"onnxruntime", "bf16"}
 
 
 def test_an_int8_engine_that_cannot_be_built_leaves_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +231,7 @@ def test_an_engine_that_tensorrt_refuses_costs_only_the_engine(tmp_path: Path, m
 
 
 def test_a_failed_conversion_costs_only_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(source: Path, target: Path, **_: Any) -> None:
         raise KeyError("Einsum")
 
     with_engine(monkeypatch, FakeTensorRT(), tmp_path)
