@@ -16,7 +16,7 @@ from compress.core.layout import write_json
 from compress.core.stage import Entry, Ref
 from compress.store import ModelStore
 from deploy.pull import EXAMPLE, PACKAGE
-from deploy.triton import MODEL_FILE, SOURCE, VERSION, Plan, Repository, hashes
+from deploy.triton import COMPILED_FILE, MODEL_FILE, SOURCE, VERSION, Plan, Repository, hashes
 from deploy.triton_config import triton_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 DEMOTED = "demoted"
 FORMAT = 2
 _ONNX, _INT8, _ENGINE = "model.onnx", "model.int8.onnx", "model.plan"
-_COMPILED = "model.pt2"
 
 
 def build_package(
@@ -46,7 +45,7 @@ def build_package(
     folder.mkdir(parents=True)
     model, triton = export.model, triton_name(name)
     has_int8 = store.record(Ref(refs["gate"]))["report"].get("int8") != DEMOTED
-    repository = _repository(folder, triton, export, model.input, backend=backend, has_int8=has_int8)
+    repository, compiled = _repository(folder, triton, export, model.input, backend=backend, has_int8=has_int8)
     assert export.folder is not None
     shutil.copytree(export.folder, folder / triton / SOURCE / "model")
     if refs["cascade"]:
@@ -62,18 +61,24 @@ def build_package(
         "refs": dict(refs),
         "model": f"{triton}/{SOURCE}/model",
         "onnx": f"{triton}/{VERSION}/{MODEL_FILE}",
-        "triton": {"models": repository.models, "version": VERSION, "backend": backend},
+        "triton": {"models": repository.models, "version": VERSION, "backend": backend, "cascade": repository.cascade},
         "files": hashes(folder),
     }
-    if _COMPILED in export.files:
-        package["aotinductor"] = f"{triton}/{SOURCE}/files/{_COMPILED}"
+    if compiled is not None:
+        package["aotinductor"] = str(compiled.relative_to(folder))
     write_json(folder / PACKAGE, package)
 
 
 def _repository(
     folder: Path, triton: str, export: Entry, spec: InputSpec, *, backend: str, has_int8: bool
-) -> Repository:
-    """Write the export's files as Triton models; files of other kinds go to the `source` folder."""
+) -> tuple[Repository, Path | None]:
+    """Write the export's files as Triton models; files of other kinds go to the `source` folder.
+
+    Returns:
+        The repository, and where the AOTInductor package lies, if there is one.
+    """
+    from deploy.export.aotinductor_from_model import manifest_path
+
     repository, files = Repository(folder), dict(export.files)
     repository.add_onnx(triton, files.pop(_ONNX), spec, backend=backend)
     int8, engine = files.pop(_INT8, None), files.pop(_ENGINE, None)
@@ -82,11 +87,15 @@ def _repository(
     if engine is not None:
         files.pop(f"{_ENGINE}.json", None)
         repository.add_plans(f"{triton}_tensorrt", [Plan.read(engine)], spec)
+    made, compiled = files.pop(COMPILED_FILE, None), None
+    if made is not None:
+        compiled = repository.add_aotinductor(triton, made, spec)
+        files.pop(manifest_path(made).name)
     for relative, source in files.items():
         target = folder / triton / SOURCE / "files" / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    return repository
+    return repository, compiled
 
 
 def _pack_cascade(

@@ -53,13 +53,13 @@ class Found:
     model_id: str
     version: int | None = None
 
-    def folder_name(self, backend: str = "") -> str:
+    def folder_name(self, backend: str = "", has_aotinductor: bool = False) -> str:
         """Return the name of its folder among the versions, prepared for `backend`."""
-        parts = (str(self.version or ""), self.model_id, backend)
+        parts = (str(self.version or ""), self.model_id, backend, "aotinductor" if has_aotinductor else "")
         return "-".join(part for part in parts if part)
 
 
-def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "") -> Path:
+def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "", has_aotinductor: bool = False) -> Path:
     """Let `folder` show the package that `name` stands for now, every file checked, and return `folder`.
 
     A version that is there already and whose files are whole is not downloaded again. The one that was shown
@@ -74,6 +74,7 @@ def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "") -> 
         uri: Tracking URI; without it MLFLOW_TRACKING_URI, or `.secateur/mlflow.db` here.
         backend: Triton backend that runs the ONNX files ("python" where the server has no "onnxruntime");
             empty to leave the package's choice.
+        has_aotinductor: Whether Triton shall find the AOTInductor package too; it is machine code of the package.
 
     Raises:
         FileExistsError: `folder` is there already and was not made by this function.
@@ -86,18 +87,19 @@ def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "") -> 
     check_backend(backend)
     uri = uri or default_uri(".secateur")
     found = retrying(uri, lambda client: find(client, name))
-    bring(versions, found, uri=uri, backend=backend)
+    bring(versions, found, uri=uri, backend=backend, has_aotinductor=has_aotinductor)
     return versions.link
 
 
-def bring(versions: Versions, found: Found, *, uri: str, backend: str = "") -> None:
+def bring(versions: Versions, found: Found, *, uri: str, backend: str = "", has_aotinductor: bool = False) -> None:
     """Let the link of `versions` show what was found, downloaded where it is not there yet (see `pull`)."""
-    name = found.folder_name(backend)
+    name = found.folder_name(backend, has_aotinductor)
     with versions.locked():
         if not versions.has(name):
             partial = versions.partial()
             try:
-                versions.add(fetch(uri, found, partial, backend=backend), name)
+                package = fetch(uri, found, partial, backend=backend, has_aotinductor=has_aotinductor)
+                versions.add(package, name)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         versions.show(name)
@@ -229,13 +231,13 @@ class Versions:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def fetch(uri: str, found: Found, folder: Path, *, backend: str = "") -> Path:
+def fetch(uri: str, found: Found, folder: Path, *, backend: str = "", has_aotinductor: bool = False) -> Path:
     """Download a package into `folder`, check every file, prepare it for serving, and return where it lies."""
     from deploy.triton import prepare
 
     package = retrying(uri, lambda client: download(uri, f"models:/{found.model_id}", folder))
     check_package(package)
-    prepare(package, version=found.version, backend=backend)
+    prepare(package, version=found.version, backend=backend, has_aotinductor=has_aotinductor)
     return package
 
 
@@ -263,12 +265,19 @@ def onnx_file(folder: str | Path) -> Path:
 def aotinductor_file(folder: str | Path) -> Path:
     """Return the AOTInductor package of a pulled folder, its manifest beside it.
 
+    It is machine code, so that every file of the folder is checked again before anybody loads it.
+
     Raises:
         ValueError: The export stage made none.
+        CorruptModel: A file was changed after the pull.
     """
-    relative = read_package(folder).get("aotinductor", "files/model.pt2")
+    package = read_package(folder)
+    relative = package.get("aotinductor", "files/model.pt2")
     if not (path := Path(folder) / relative).is_file():
         raise ValueError(f"{folder} holds no AOTInductor package: export with the option aotinductor, then promote.")
+    check_package(Path(folder))
+    if package and relative not in package["files"]:
+        raise CorruptModel(f"{relative!r} is none of the package's files, whose hashes are known: promote it again.")
     return path
 
 

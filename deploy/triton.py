@@ -5,6 +5,7 @@
     digits_int8/, digits_tensorrt/         where the export kept them
     digits_cascade/1/model.py              small network first, large one for what is deferred, by calling
     digits_cascade_{small,router,large}_<id>/        its members, whose names no other cascade shares
+    digits/source/on_request/digits_aotinductor/     machine code: no model of the repository until a pull asks for it
 
 A cascade and its members must belong together while a server goes from one version to the next. Members are
 therefore found by names that hold the cascade's identity, never by a version that may be gone.
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from compress.core.task import InputSpec
 
 CONFIG, LABELS, SOURCE = "config.pbtxt", "labels.txt", "source"
-MODEL_FILE, SCRIPT = "model.onnx", "model.py"
+MODEL_FILE, SCRIPT, COMPILED_FILE = "model.onnx", "model.py", "model.pt2"
+#: Folder in `source` for models that are machine code for some machines only.
+ON_REQUEST = "on_request"
 VERSION = 1
 _SCRIPTS = Path(__file__).with_name("triton_backend")
 
@@ -66,10 +69,11 @@ class Repository:
     Attributes:
         root: Its folder.
         models: Names of the models in the order in which a server should load them.
+        cascade: Names of the cascade, of its members, and the large network's temperature; empty without one.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.models = root, list[str]()
+        self.root, self.models, self.cascade = root, list[str](), dict[str, str]()
 
     def add_onnx(self, name: str, source: Path, spec: InputSpec, *, backend: str = "onnxruntime") -> None:
         """Add a network from an ONNX file with input "input" and output "logits"."""
@@ -108,6 +112,29 @@ class Repository:
             shutil.copyfile(plan.path, target)
             write_json(self.root / name / SOURCE / f"{target.name}.json", dict(plan.manifest))
 
+    def add_aotinductor(self, name: str, source: Path, spec: InputSpec) -> Path:
+        """Add a network as an AOTInductor package beside its manifest, and return where it lies.
+
+        It lies in the folder `source` of the model `name`, where no server sees it: a Triton whose Python has no torch
+        could not load it, and it is machine code, which runs only where somebody asked for it (`prepare`).
+        """
+        from deploy.export.aotinductor_from_model import manifest_path
+
+        model = TritonModel(
+            name=f"{name}_aotinductor",
+            backend="python",
+            inputs=[_input(spec)],
+            outputs=[_logits(spec)],
+            is_on_cpu=json.loads(manifest_path(source).read_text())["device"] == "cpu",
+        )
+        asleep = Repository(self.root / name / SOURCE / ON_REQUEST)
+        asleep._add(model, spec)
+        target = asleep._version(model.name) / COMPILED_FILE
+        shutil.copyfile(_SCRIPTS / "aotinductor_model.py", target.with_name(SCRIPT))
+        shutil.copyfile(source, target)
+        shutil.copyfile(manifest_path(source), manifest_path(target))
+        return target
+
     def add_cascade(
         self, name: str, router: Router, small: Path, large: Path, spec: InputSpec, *, backend: str = "onnxruntime"
     ) -> None:
@@ -140,18 +167,20 @@ class Repository:
         )
         self._add(decision, spec, backend)
         router_onnx(router, spec.num_classes, self._version(members["router"]) / MODEL_FILE)
+        parameters = {**members, "large_temperature": repr(router.temperature[1])}
         cascade = TritonModel(
             name=name,
             backend="python",
             inputs=[_input(spec)],
             outputs=[logits, deferred],
-            parameters={**members, "large_temperature": repr(router.temperature[1])},
+            parameters=parameters,
             is_warmed=False,
             is_on_cpu=True,
         )
         self._add(cascade, spec)
         shutil.copyfile(_SCRIPTS / "cascade_model.py", self._version(name) / SCRIPT)
         router.write(self._made(self.root / name / SOURCE) / "cascade.json")
+        self.cascade = {"name": name, **parameters}
 
     def _add(self, model: TritonModel, spec: InputSpec, backend: str = "onnxruntime") -> None:
         folder = self._version(model.name).parent
@@ -169,7 +198,7 @@ class Repository:
         return folder
 
 
-def prepare(package: Path, *, version: int | None = None, backend: str = "") -> None:
+def prepare(package: Path, *, version: int | None = None, backend: str = "", has_aotinductor: bool = False) -> None:
     """Give the Triton models of a pulled package the registered version's number and the server's backend.
 
     `package.json` is written again with the new names and hashes. A package without Triton models stays as it is.
@@ -178,13 +207,17 @@ def prepare(package: Path, *, version: int | None = None, backend: str = "") -> 
         package: Folder that was pulled and checked; nobody else reads it yet.
         version: Number of the version folders; None to leave them.
         backend: Backend that runs ONNX files; empty to leave it.
+        has_aotinductor: Whether the AOTInductor package, which is machine code, becomes a model of the repository.
 
     Raises:
-        ValueError: No such backend runs ONNX files, or `package.json` names models that are not there.
+        ValueError: No such backend runs ONNX files, `package.json` names models that are not there, or the package
+            holds no AOTInductor package.
     """
     path = package / "package.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
-    if "triton" not in found or not (version or backend):
+    if has_aotinductor:
+        _wake(package, found)
+    if "triton" not in found or not (version or backend or has_aotinductor):
         return
     before, after = str(found["triton"]["version"]), str(version or found["triton"]["version"])
     for name in found["triton"]["models"]:
@@ -194,9 +227,26 @@ def prepare(package: Path, *, version: int | None = None, backend: str = "") -> 
         if backend:
             _run_onnx_with(package / name, int(after), backend)
     found["onnx"] = found["onnx"].replace(f"/{before}/", f"/{after}/", 1)
+    if has_aotinductor:
+        found["aotinductor"] = found["aotinductor"].replace(f"/{before}/", f"/{after}/", 1)
     found["triton"] |= {"version": int(after)} | ({"backend": backend} if backend else {})
     found["files"] = hashes(package)
     write_json(path, found)
+
+
+def _wake(package: Path, found: dict[str, Any]) -> None:
+    """Make the AOTInductor package a model of the repository, the last one that a server loads."""
+    relative = found.get("aotinductor", "")
+    if not relative or relative not in found["files"]:
+        raise ValueError(
+            "this version holds no AOTInductor package: export with the option aotinductor and promote, or pull "
+            "without --aotinductor."
+        )
+    folder = (package / relative).parents[1]
+    if folder.parent.name == ON_REQUEST:
+        folder.rename(package / folder.name)
+        found["triton"]["models"].append(folder.name)
+        found["aotinductor"] = f"{folder.name}/{found['triton']['version']}/{COMPILED_FILE}"
 
 
 def hashes(package: Path) -> dict[str, str]:

@@ -32,6 +32,7 @@ class Settings:
         backend: Triton backend for ONNX files; empty to leave the package's choice.
         interval_s: Seconds between two looks.
         triton: "HOST:PORT" of the gRPC of a server that loads what was pulled, or empty.
+        has_aotinductor: Whether the AOTInductor package becomes a Triton model.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Settings:
     backend: str = ""
     interval_s: float = 30.0
     triton: str = ""
+    has_aotinductor: bool = False
 
     def __post_init__(self) -> None:
         check_backend(self.backend)
@@ -68,8 +70,10 @@ class Follower:
         chosen, before = self._settings, self._versions.current()
         try:
             found = retrying(self._uri, lambda client: find(client, chosen.name))
-            if found.folder_name(chosen.backend) != before:
-                bring(self._versions, found, uri=self._uri, backend=chosen.backend)
+            if found.folder_name(chosen.backend, chosen.has_aotinductor) != before:
+                bring(
+                    self._versions, found, uri=self._uri, backend=chosen.backend, has_aotinductor=chosen.has_aotinductor
+                )
                 _log.info("%s shows %s now (before: %s)", chosen.folder, self._versions.current(), before or "nothing")
         finally:
             now = self._versions.current()

@@ -17,9 +17,9 @@ from compress.store import LocalStore
 from deploy.export.onnx_from_model import ParityError
 from deploy.export.router_onnx import router_onnx
 from deploy.package import build_package
-from deploy.pull import check_package, onnx_file, read_package
+from deploy.pull import aotinductor_file, check_package, onnx_file, read_package
 from deploy.runtime.onnxruntime import session_from_bytes
-from deploy.triton import CONFIG, Plan, Repository, prepare
+from deploy.triton import CONFIG, Plan, Repository, hashes, prepare
 from deploy.triton_config import Tensor, TritonModel, triton_name
 from tests.deploy.stored_run import put_run
 from tests.toys import TOY_INPUT
@@ -129,6 +129,52 @@ def test_engines_for_several_gpus_are_one_model(tmp_path: Path) -> None:
             repository.add_plans("bad", bad, TOY_INPUT)
     with pytest.raises(ValueError, match="build the engine again"):
         repository.add_plans("bad", [plan(tmp_path, "c", None)], TOY_INPUT)
+
+
+def compiled(folder: Path, device: str) -> Path:
+    folder.mkdir()
+    path = folder / "model.pt2"
+    path.write_bytes(b"machine code")
+    path.with_name("model.pt2.json").write_text(json.dumps({"device": device}))
+    return path
+
+
+@pytest.mark.parametrize(("device", "is_on_cpu"), [("cpu", True), ("cuda", False)])
+def test_machine_code_becomes_a_model_where_a_pull_asks_for_it(
+    package: Path, tmp_path: Path, device: str, is_on_cpu: bool
+) -> None:
+    folder = copied(package, tmp_path / "pulled")
+    target = Repository(folder).add_aotinductor("toy", compiled(tmp_path / "made", device), TOY_INPUT)
+    found = read_package(folder) | {"aotinductor": str(target.relative_to(folder)), "files": hashes(folder)}
+    (folder / "package.json").write_text(json.dumps(found))
+    asleep = copied(folder, tmp_path / "asleep")
+    prepare(asleep, version=7)
+    check_package(asleep)
+    assert not (asleep / "toy_aotinductor").exists()
+    assert read_package(asleep)["aotinductor"] == found["aotinductor"], "as it was before the version's number changed"
+    assert aotinductor_file(asleep).read_bytes() == b"machine code"
+    prepare(folder, version=7, backend="python", has_aotinductor=True)
+    check_package(folder)
+    assert read_package(folder)["triton"]["models"][-1] == "toy_aotinductor"
+    assert aotinductor_file(folder) == folder / "toy_aotinductor" / "7" / "model.pt2"
+    assert {path.name for path in (folder / "toy_aotinductor" / "7").iterdir()} == {
+        "model.py", "model.pt2", "model.pt2.json",
+    }  # fmt: skip
+    config = parsed((folder / "toy_aotinductor" / CONFIG).read_text())
+    assert (config.name, config.backend, list(config.input[0].dims)) == ("toy_aotinductor", "python", [1, 8, 8])
+    assert [one.kind for one in config.instance_group] == ([2] if is_on_cpu else []), "2 is KIND_CPU"
+    prepare(folder, version=8, has_aotinductor=True)
+    assert aotinductor_file(folder).parent.name == "8"
+    assert read_package(folder)["triton"]["models"].count("toy_aotinductor") == 1
+
+
+def test_machine_code_that_is_not_there_or_not_listed_is_refused(package: Path, tmp_path: Path) -> None:
+    folder = copied(package, tmp_path / "pulled")
+    with pytest.raises(ValueError, match="holds no AOTInductor package"):
+        prepare(folder, version=2, has_aotinductor=True)
+    (folder / "package.json").write_text(json.dumps(read_package(folder) | {"aotinductor": "../../evil/1/model.pt2"}))
+    with pytest.raises(ValueError, match="holds no AOTInductor package"):
+        prepare(folder, version=2, has_aotinductor=True)
 
 
 def test_a_field_that_triton_does_not_know_is_refused_by_its_schema() -> None:
