@@ -33,8 +33,9 @@ SMALL = {
     ],
 }
 EXPERIMENT = "secateur-digits"
-#: Parts of names whose numbers a clock or the machine decides; INT8 files are chosen by their latency.
-TIMED = ("latency/", "speedup", "time/", "system/", "memory/", "int8/", "throughput/")
+#: Parts of names whose numbers a clock or the machine decides; INT8 files are chosen by their latency, and the
+#: verdict of the gate is on accuracy and on measured speed-up.
+TIMED = ("latency/", "speedup", "time/", "system/", "memory/", "int8/", "throughput/", "gate/passed")
 
 
 def command(preset: str, workspace: Path, uri: str) -> list[str]:

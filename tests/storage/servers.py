@@ -159,7 +159,8 @@ class Mlflow:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        _until(lambda: urllib.request.urlopen(f"{self.uri}/health", timeout=1).close(), self.process, self.log)
+        ask = f"{self.uri}/api/2.0/mlflow/experiments/search?max_results=1"
+        _until(lambda: urllib.request.urlopen(ask, timeout=60).close(), self.process, self.log)
 
     def kill(self) -> None:
         """End it with all its processes, as a lost machine would."""

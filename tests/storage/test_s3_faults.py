@@ -112,6 +112,7 @@ def test_what_cannot_be_uploaded_waits_and_is_pushed_later(
 
 def test_a_moment_of_503_is_waited_out(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEUR_MLFLOW_ATTEMPTS", "4")
+    monkeypatch.setenv("SECATEUR_MLFLOW_TOTAL_S", "60")
     store = place.open(tmp_path / "store")
     with place.faults.having(num_busy=3):
         ref = put(store, "train", {}, REPORT, model=toy_model(), config={"of": place.experiment})
