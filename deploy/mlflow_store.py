@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from compress.core.layout import write_json
 from compress.core.registry import UnknownName
 from compress.core.stage import Entry, Ref, StageResult
-from compress.store import LocalStore
+from compress.store import LocalStore, full_disk_named
 from deploy.tracking.connection import Patience, database_file, retrying
 from deploy.tracking.destination import OFFLINE, Destination
 from deploy.tracking.fetch import Stored, check_entry, download, locate, publish
@@ -96,7 +96,8 @@ class MlflowStore:
         sampler = self._samplers.pop(ref, None) or Sampler()
         samples = sampler.stop()
         marker = {"ref": ref, "destination": self.destination.as_json(), "samples": samples}
-        write_json(self.pending / f"{ref}.json", marker)
+        with full_disk_named(ref, self.local.root):
+            write_json(self.pending / f"{ref}.json", marker)
         try:
             entry = self.local.put(ref, record, result, seconds)
         except BaseException:

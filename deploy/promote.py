@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.model import sha256_of
 from compress.core.stage import Ref
-from compress.store import ModelStore
+from compress.store import ModelStore, full_disk_named
 from deploy.package import DEMOTED, build_package
 from deploy.pull import EXAMPLE, PACKAGE, check_package, read_package
 from deploy.tracking.claim import CHAMPION, EXPECTED_TAG, LEASE_S, Claim, finish_claim
@@ -64,6 +64,7 @@ def promote(
         promoted, already, name, version, previous, model_id, reasons, export (the entry that was to be promoted).
 
     Raises:
+        StoreFull: There is no space for the package under TMPDIR; the champion is unchanged.
         OSError: The package cannot be written here; the registry was not touched.
     """
     gate = store.record(Ref(gate_ref))
@@ -78,7 +79,8 @@ def promote(
     claim = Claim(name=name, claimant=parent_run or uuid.uuid4().hex, lease_s=_lease_s())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "package"
-        build_package(store, folder, refs, name=name)
+        with full_disk_named(f"the package of {name!r}", Path(scratch).parent):
+            build_package(store, folder, refs, name=name)
 
         def work(client: MlflowClient) -> dict[str, Any]:
             return _move(client, destination, claim, identity, refs, evaluation["report"], folder)

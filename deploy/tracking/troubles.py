@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 #: HTTP status codes that another attempt will not change.
@@ -22,8 +24,10 @@ S3_ERRORS = (
     ("botocore.exceptions", "ClientError"),
     ("boto3.exceptions", "Boto3Error"),
 )
+#: A download that failed beside less room than this failed for it.
+ROOM_BYTES = 1 << 20
 #: How MLflow reports files that did not arrive: it keeps the text of their errors, not the errors.
-_FAILED_FILE = re.compile(r"^##### File (?P<path>.*)\n\[Errno (?P<number>\d+)\]", re.MULTILINE)
+_FAILED_FILE = re.compile(r"^##### File .*\n\[Errno (?P<number>\d+)\]", re.MULTILINE)
 
 
 class Unreachable(ConnectionError):
@@ -57,18 +61,33 @@ def is_local(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in LOCAL_ERRORS
 
 
-def local_error(error: Exception, folder: object) -> OSError | None:
+def local_error(error: Exception, folder: Path) -> OSError | None:
     r"""Return the error of this machine's disk that a failed download into `folder` reports, or None.
 
-    >>> local_error(ValueError("failures:\n##### File a/b\n[Errno 28] No space left on device"), "w").errno
+    >>> local_error(ValueError("failures:\n##### File a/b\n[Errno 28] No space left on device"), Path("w")).errno
     28
     """
     found = _FAILED_FILE.search(str(error))
     number = int(found["number"]) if found else 0
-    if found is None or number not in LOCAL_ERRORS:
+    if number not in LOCAL_ERRORS and not (number := _unwritable(folder)):
         return None
     repair = "free space, then try again" if number in (errno.ENOSPC, errno.EDQUOT) else "check that folder"
-    return OSError(number, f"{os.strerror(number)} for {found['path']} in {folder}: {repair}")
+    return OSError(number, f"{os.strerror(number)} for a download to {folder}: {repair}")
+
+
+def _unwritable(folder: Path) -> int:
+    """Return why not even a small file can be written in `folder`; 0 if it can, or if there is no such folder.
+
+    For downloads in parts, of which MLflow says only that they failed.
+    """
+    if not folder.is_dir():
+        return 0
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)
+    except OSError as error:
+        return error.errno if error.errno in LOCAL_ERRORS else 0
+    return 0
 
 
 def is_final(error: Exception) -> bool:
@@ -107,9 +126,14 @@ def _repair(error: Exception, reason: str) -> str:
         return "MLflow answers, its artifact store does not: check AWS_ENDPOINT_URL (or MLFLOW_S3_ENDPOINT_URL) here"
     if status_of(error) in (401, 403) or re.search(r"\b(401|403)\b", reason):
         return "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    if "chunk(s)" in reason:
+        return (
+            "MLflow answers, its artifact store does not: MLflow sends clients there for files. Open the way to it, "
+            "or set MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false here"
+        )
     if isinstance(error, Incomplete) or is_of_artifacts:
         return "MLflow answers, its artifact store does not: look at the server's log, its S3 settings and the store"
-    if re.search(r"OperationalError|psycopg|TEMPORARILY_UNAVAILABLE", reason):
+    if re.search(r"OperationalError|psycopg|TEMPORARILY_UNAVAILABLE|\b503\b", reason):
         return "MLflow answers, its database does not: start the database; MLflow finds it again by itself"
     return "start it, or set MLFLOW_TRACKING_URI to one that runs"
 
