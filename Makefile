@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test test-triton test-containers tensorrt-bindings check lint types layers unit lock image sbom ir readmes chart \
+.PHONY: demo test test-triton test-storage test-containers tensorrt-bindings check lint types layers unit lock image sbom ir readmes chart \
 	docs ideas study studies ui clean help
 
 help:  ## Show the targets.
@@ -78,6 +78,10 @@ chart: .venv/.runtime  ## Generate the chart's README from its values.
 
 test-triton: .venv-triton/.done  ## Pull a model from MLflow into a real tritonserver, under load, across versions.
 	SECATEUR_TRITON_REQUESTS=5000 $(BIN)/python -m pytest tests/deploy/test_triton_server.py -m "slow or not slow"
+
+test-storage: .venv/.dev  ## Run DATA's pipeline on PostgreSQL and S3 (moto, rclone), and MLflow away for 30 s.
+	SECATEUR_STORAGE_PRESET=$(DATA) SECATEUR_AWAY_S=30 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/storage -m "slow or not slow" --durations=10
 
 docs: .venv/.dev  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -170,7 +170,9 @@ def _client() -> Any:
 
     by_aws = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     endpoint = by_aws or os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None
-    config = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 3})
+    steady = {"AWS_RETRY_MODE": ("mode", "standard"), "AWS_MAX_ATTEMPTS": ("total_max_attempts", 4)}
+    retries = dict(setting for name, setting in steady.items() if name not in os.environ)
+    config = Config(connect_timeout=10, read_timeout=60, retries=retries or None)
     return boto3.client("s3", endpoint_url=endpoint, config=config)
 
 

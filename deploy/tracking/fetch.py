@@ -13,6 +13,7 @@ from compress.core.layout import RECORD
 from compress.core.model import CorruptModel, check_manifest, sha256_of
 from compress.core.stage import ref_of
 from deploy.tracking.destination import find_run
+from deploy.tracking.progress import telling
 from deploy.tracking.stage_run import DIGEST_TAG, ENTRY_TAG, REF_TAG, find_model
 from deploy.tracking.troubles import local_error
 
@@ -65,7 +66,8 @@ def download(uri: str, location: str, folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        found = Path(download_artifacts(location, dst_path=str(folder), tracking_uri=uri, registry_uri=uri))
+        with telling(f"download {location}", folder, is_growing=True):
+            found = Path(download_artifacts(location, dst_path=str(folder), tracking_uri=uri, registry_uri=uri))
     except MlflowException as error:
         raise local_error(error, folder) or error from error
     for name in FOREIGN:

@@ -6,24 +6,18 @@ again. An answer "stored" is believed when the sizes agree; what is promoted is 
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.core.model import CorruptModel
+from deploy.tracking.progress import telling
 from deploy.tracking.troubles import Incomplete
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import FileInfo, LoggedModel
-
-log = logging.getLogger("secateur.mlflow")
-
-#: Larger folders are announced before they are sent: nobody should wonder what a silent process does.
-LARGE_BYTES = 64 << 20
 
 
 def upload_model(client: MlflowClient, model: LoggedModel, folder: Path) -> None:
@@ -32,7 +26,7 @@ def upload_model(client: MlflowClient, model: LoggedModel, folder: Path) -> None
     Raises:
         Incomplete: The store holds less, or more, than was sent.
     """
-    with _Told(folder):
+    with telling(f"upload {model.name}", folder):
         client.log_model_artifacts(model.model_id, str(folder))
     check_sizes(lambda path: client.list_logged_model_artifacts(model.model_id, path or None), folder)
 
@@ -43,7 +37,7 @@ def upload_to_run(client: MlflowClient, run_id: str, folder: Path, place: str) -
     Raises:
         Incomplete: The store holds less, or more, than was sent.
     """
-    with _Told(folder):
+    with telling(f"upload {folder.name}", folder):
         client.log_artifacts(run_id, str(folder), place)
     check_sizes(lambda path: client.list_artifacts(run_id, path or None), folder, place)
 
@@ -81,20 +75,3 @@ def check_stored(uri: str, location: str, check: Callable[[Path], None]) -> None
             check(download(uri, location, Path(scratch) / "stored"))
         except CorruptModel as error:
             raise Incomplete(f"the artifact store changed what was sent to {location}: {error}") from error
-
-
-class _Told:
-    """Says in the log what is sent when it is large, and how long it took."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-    def __enter__(self) -> None:
-        self.start = time.monotonic()
-        if self.size_bytes > LARGE_BYTES:
-            log.info("uploading %s, %.0f MB", self.folder.name, self.size_bytes / 1e6)
-
-    def __exit__(self, *_: object) -> None:
-        if self.size_bytes > LARGE_BYTES:
-            log.info("uploaded %s in %.0f s", self.folder.name, time.monotonic() - self.start)

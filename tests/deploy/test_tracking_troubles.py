@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException, RestException
 
+from deploy.tracking.progress import telling
 from deploy.tracking.troubles import Incomplete, explain, is_final, is_of_s3, is_trouble, local_error
 from deploy.tracking.upload import check_sizes, check_stored
 
@@ -110,6 +112,23 @@ def test_sizes_in_the_store_are_compared(tmp_path: Path) -> None:
         check_sizes(Holding(a=3), tmp_path, "entry")
     with pytest.raises(Incomplete, match=r"^a was sent and is not in the artifact store"):
         check_sizes(Holding(b=4), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("is_growing", "said"), [(True, "upload x: 0.0 MB so far, 0 s"), (False, "upload x: 2.0 MB, ")]
+)
+def test_a_long_transfer_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_growing: bool, said: str
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "file").write_bytes(bytes(0 if is_growing else 2_000_000))
+    with telling("upload x", tmp_path, is_growing=is_growing):
+        pass
+    assert capsys.readouterr().err == "", "a short one says nothing"
+    monkeypatch.setattr("compress.core.progress.LOG_INTERVAL_S", 0.02)
+    with telling("upload x", tmp_path, is_growing=is_growing):
+        time.sleep(0.2)
+    assert said in capsys.readouterr().err
 
 
 def test_what_is_read_back_differently_was_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

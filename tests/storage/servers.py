@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+#: Whether everything is run (`make test-storage`) or, of cases that are alike, some.
+IS_WHOLE = bool(os.environ.get("SECATEUR_STORAGE_PRESET"))
 BUCKET = "artifacts"
 KEYS = {"AWS_ACCESS_KEY_ID": "a-key-for-tests", "AWS_SECRET_ACCESS_KEY": "a-secret-that-no-log-may-hold"}
 #: What decides which store and which server a process talks to.

@@ -24,6 +24,8 @@ from tests.toys import toy_model
 
 pytestmark = pytest.mark.slow
 FOREVER = 1_000_000
+BOTH_WAYS = ("through MLflow", "beside MLflow")
+WAYS = BOTH_WAYS if servers.IS_WHOLE else BOTH_WAYS[:1]
 #: Few and quick attempts, so that giving up takes no minutes.
 HASTE = {"AWS_MAX_ATTEMPTS": "2", "AWS_RETRY_MODE": "standard"}
 REPORT = {"validation_accuracy": 0.5}
@@ -55,7 +57,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.M
         yield server, faults
 
 
-@pytest.fixture(params=["through MLflow", "beside MLflow"])
+@pytest.fixture(params=WAYS)
 def place(request: pytest.FixtureRequest, behind: Any, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Either way to the store; the experiment's address decides, as `--artifacts-destination` does for a server."""
     server, faults = behind
@@ -86,6 +88,7 @@ PERSISTENT = [
 ]
 
 
+@pytest.mark.parametrize("place", BOTH_WAYS, indirect=True)
 @pytest.mark.parametrize(("trouble", "said"), PERSISTENT)
 def test_what_cannot_be_uploaded_waits_and_is_pushed_later(
     place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: dict[str, Any], said: str
@@ -149,6 +152,24 @@ def test_an_entry_that_does_not_arrive_whole_is_not_believed(
         other.get(ref)
     assert not other.local.has(ref)
     assert list((tmp_path / "other" / "incoming").iterdir()) == []
+    assert_elsewhere(place, tmp_path / "other", store, ref)
+
+
+@pytest.mark.parametrize("place", BOTH_WAYS[:1], indirect=True)
+def test_files_come_through_mlflow_where_the_store_cannot_be_reached(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow signs addresses of its store for its clients, until they ask it not to."""
+
+    def cannot(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no way from here to the store")
+
+    store = place.open(tmp_path / "store")
+    ref = put(store, "train", {}, REPORT, model=toy_model(), config={"of": place.experiment})
+    monkeypatch.setattr("mlflow.store.artifact.http_artifact_repo.download_chunk", cannot)
+    with pytest.raises(Unreachable, match="set MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false here"):
+        place.open(tmp_path / "other").get(ref)
+    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     assert_elsewhere(place, tmp_path / "other", store, ref)
 
 
