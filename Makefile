@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test test-triton test-serve serve test-containers tensorrt-bindings check lint types layers unit lock \
+.PHONY: demo test test-triton test-storage test-serve serve test-containers tensorrt-bindings check lint types layers unit lock \
 	image sbom ir readmes chart docs ideas study studies ui clean help
 
 help:  ## Show the targets.
@@ -94,6 +94,10 @@ serve: .venv-kserve/.done  ## Serve the pulled package FOLDER on the loopback (O
 test-serve: .venv-kserve/.done .venv/.dev  ## Ask the local server, and compare manifests with KServe's own models.
 	$(BIN)/python -m pytest tests/deploy/test_serve.py tests/deploy/test_kserve.py tests/charts/test_kserve_objects.py \
 		-m "slow or not slow"
+
+test-storage: .venv/.dev  ## Run DATA's pipeline on PostgreSQL and S3 (moto, rclone), and MLflow away for 30 s.
+	SECATEUR_STORAGE_PRESET=$(DATA) SECATEUR_AWAY_S=30 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/storage -m "slow or not slow" --durations=10
 
 docs: .venv/.dev  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.core.layout import RECORD
 from compress.core.model import CorruptModel, Model
 from deploy.tracking.connection import default_uri, retrying
-from deploy.tracking.fetch import check_entry, check_files, download, publish
+from deploy.tracking.fetch import check_entry, check_files, digest_of, download, publish, read_hashes
 from deploy.triton_config import check_backend
 
 if TYPE_CHECKING:
@@ -235,20 +236,26 @@ def fetch(uri: str, found: Found, folder: Path, *, backend: str = "", has_aotind
     """Download a package into `folder`, check every file, prepare it for serving, and return where it lies."""
     from deploy.triton import prepare
 
+    digest = retrying(uri, lambda client: digest_of(client, found.model_id))
     package = retrying(uri, lambda client: download(uri, f"models:/{found.model_id}", folder))
-    check_package(package)
+    check_package(package, digest)
     prepare(package, version=found.version, backend=backend, has_aotinductor=has_aotinductor)
     return package
 
 
-def check_package(folder: Path) -> None:
-    """Raise CorruptModel unless the files in `folder` are those that were packaged (or stored as an entry)."""
+def check_package(folder: Path, digest: str = "") -> None:
+    """Raise CorruptModel unless the files in `folder` are those that were packaged (or stored as an entry).
+
+    Args:
+        folder: A package or an entry.
+        digest: SHA-256 that the file with the hashes of the others must have, if it is known.
+    """
     if (folder / PACKAGE).is_file():
-        check_files(folder, json.loads((folder / PACKAGE).read_text())["files"], also=(PACKAGE,))
-    elif (folder / "entry.json").is_file():
-        check_entry(folder, json.loads((folder / "entry.json").read_text()).get("ref", ""))
+        check_files(folder, read_hashes(folder / PACKAGE, digest).get("files", {}), also=(PACKAGE,))
+    elif (folder / RECORD).is_file():
+        check_entry(folder, read_hashes(folder / RECORD).get("ref", ""), digest)
     else:
-        raise CorruptModel(f"{folder} is no secateur model: neither {PACKAGE} nor entry.json is there.")
+        raise CorruptModel(f"{folder} is no secateur model: neither {PACKAGE} nor {RECORD} is there.")
 
 
 def read_package(folder: str | Path) -> dict[str, Any]:

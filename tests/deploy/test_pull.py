@@ -234,6 +234,7 @@ def download(uri, location, folder):
     return folder
 
 pulling.retrying, pulling.download = (lambda uri, work: work(None)), download
+pulling.digest_of = lambda client, model_id: ""
 for owner, name in ((pathlib.Path, "rename"), (pathlib.Path, "replace"), (pathlib.Path, "symlink_to"),
                     (pathlib.Path, "write_text"), (pathlib.Path, "write_bytes"), (shutil, "rmtree")):
     deadly(owner, name)
