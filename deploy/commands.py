@@ -15,7 +15,9 @@ def pull(
     to: Annotated[Path, typer.Option(help="Link that shows the package; its versions lie hidden beside it.")],
     uri: Annotated[str, typer.Option(help="MLflow. Default: MLFLOW_TRACKING_URI.", show_default=False)] = "",
     backend: Annotated[str, typer.Option(help="Triton backend for ONNX files: onnxruntime or python.")] = "",
-    aotinductor: Annotated[bool, typer.Option("--aotinductor", help="Let Triton run the compiled package.")] = False,
+    also: Annotated[
+        list[str] | None, typer.Option(help="tensorrt or aotinductor: let Triton find it too; may be repeated.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and follow the alias.")] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two looks at the alias.")] = 30.0,
     triton: Annotated[str, typer.Option(help="HOST:PORT of a Triton's gRPC that loads what was pulled.")] = "",
@@ -24,8 +26,8 @@ def pull(
 
     With --watch the folder follows the alias until the command is stopped; while MLflow is away, what is there stays.
     A server given by --triton (--model-control-mode explicit, --model-repository TO) loads each new version
-    while the old one answers. --aotinductor makes the compiled package a Triton model too: machine code, for a server
-    whose Python has torch.
+    while the old one answers. --also shows it what only some machines can run, and what is machine code: engines, for
+    the kind of GPU that built them, and the compiled package, for a Triton whose Python has torch.
     """
     from deploy.pull import EXAMPLE, output_difference
     from deploy.pull import pull as pull_once
@@ -34,12 +36,11 @@ def pull(
     if watch or triton:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
         settings = Settings(
-            name=name, folder=to, uri=uri, backend=backend, interval_s=interval, triton=triton,
-            has_aotinductor=aotinductor,
+            name=name, folder=to, uri=uri, backend=backend, interval_s=interval, triton=triton, also=tuple(also or ())
         )  # fmt: skip
         follow(settings, is_once=not watch)
         return
-    folder = pull_once(name, to, uri=uri, backend=backend, has_aotinductor=aotinductor)
+    folder = pull_once(name, to, uri=uri, backend=backend, also=also or ())
     print(f"{name} -> {folder} ({folder.resolve().name})")
     if (folder / EXAMPLE).is_file():
         print(f"largest difference to the packaged outputs: {output_difference(folder):.2g}")

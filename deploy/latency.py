@@ -107,7 +107,8 @@ def _engine(path: Path) -> FileSession:
 def _compiled(path: Path) -> FileSession:
     """Open machine code, which must lie in a pulled package or a stored entry whose files are all as recorded."""
     from compress.core.layout import RECORD
-    from deploy.pull import PACKAGE, check_package
+    from deploy.description import PACKAGE
+    from deploy.pull import check_package
     from deploy.runtime.aotinductor import AotSession
 
     path = path.resolve()

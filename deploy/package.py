@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from compress.core.layout import write_json
 from compress.core.stage import Entry, Ref
 from compress.store import ModelStore
-from deploy.pull import EXAMPLE, PACKAGE
+from deploy.description import PACKAGE
+from deploy.pull import EXAMPLE
 from deploy.triton import COMPILED_FILE, MODEL_FILE, SOURCE, VERSION, Plan, Repository, hashes
 from deploy.triton_config import triton_name
 
@@ -45,7 +46,7 @@ def build_package(
     folder.mkdir(parents=True)
     model, triton = export.model, triton_name(name)
     has_int8 = store.record(Ref(refs["gate"]))["report"].get("int8") != DEMOTED
-    repository, compiled = _repository(folder, triton, export, model.input, backend=backend, has_int8=has_int8)
+    repository = _repository(folder, triton, export, model.input, backend=backend, has_int8=has_int8)
     assert export.folder is not None
     shutil.copytree(export.folder, folder / triton / SOURCE / "model")
     if refs["cascade"]:
@@ -62,21 +63,16 @@ def build_package(
         "model": f"{triton}/{SOURCE}/model",
         "onnx": f"{triton}/{VERSION}/{MODEL_FILE}",
         "triton": {"models": repository.models, "version": VERSION, "backend": backend, "cascade": repository.cascade},
+        "on_request": repository.on_request,
         "files": hashes(folder),
     }
-    if compiled is not None:
-        package["aotinductor"] = str(compiled.relative_to(folder))
     write_json(folder / PACKAGE, package)
 
 
 def _repository(
     folder: Path, triton: str, export: Entry, spec: InputSpec, *, backend: str, has_int8: bool
-) -> tuple[Repository, Path | None]:
-    """Write the export's files as Triton models; files of other kinds go to the `source` folder.
-
-    Returns:
-        The repository, and where the AOTInductor package lies, if there is one.
-    """
+) -> Repository:
+    """Write the export's files as Triton models; files of other kinds go to the `source` folder."""
     from deploy.export.aotinductor_from_model import manifest_path
 
     repository, files = Repository(folder), dict(export.files)
@@ -86,16 +82,15 @@ def _repository(
         repository.add_onnx(f"{triton}_int8", int8, spec, backend=backend)
     if engine is not None:
         files.pop(f"{_ENGINE}.json", None)
-        repository.add_plans(f"{triton}_tensorrt", [Plan.read(engine)], spec)
-    made, compiled = files.pop(COMPILED_FILE, None), None
-    if made is not None:
-        compiled = repository.add_aotinductor(triton, made, spec)
+        repository.add_plans(triton, [Plan.read(engine)], spec)
+    if (made := files.pop(COMPILED_FILE, None)) is not None:
+        repository.add_aotinductor(triton, made, spec)
         files.pop(manifest_path(made).name)
     for relative, source in files.items():
         target = folder / triton / SOURCE / "files" / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    return repository, compiled
+    return repository
 
 
 def _pack_cascade(

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from compress.core.model import sha256_of
 from compress.core.stage import Ref
 from compress.store import ModelStore, full_disk_named
+from deploy.description import PACKAGE, read_package
 from deploy.package import DEMOTED, build_package
-from deploy.pull import EXAMPLE, PACKAGE, check_package, read_package
+from deploy.pull import EXAMPLE, check_package
 from deploy.tracking.claim import CHAMPION, EXPECTED_TAG, LEASE_S, Claim, finish_claim
 from deploy.tracking.connection import retrying
 from deploy.tracking.destination import OFFLINE, Destination, clipped, experiment_id, surrounding_tags

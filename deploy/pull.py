@@ -14,28 +14,26 @@ the old or the new one, whenever the writer is killed.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress.core.layout import RECORD
 from compress.core.model import CorruptModel, Model
+from deploy.description import PACKAGE, read_package
 from deploy.tracking.connection import default_uri, retrying
 from deploy.tracking.fetch import check_entry, check_files, digest_of, download, publish, read_hashes
-from deploy.triton_config import check_backend
+from deploy.triton_config import check_backend, check_kinds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: SHA-256 of every other file of a package, by relative name.
-PACKAGE = "package.json"
 #: Inputs and the outputs that the packaged model gave for them.
 EXAMPLE = "example.npz"
 PREVIOUS = "previous"
@@ -54,13 +52,13 @@ class Found:
     model_id: str
     version: int | None = None
 
-    def folder_name(self, backend: str = "", has_aotinductor: bool = False) -> str:
+    def folder_name(self, backend: str = "", also: Sequence[str] = ()) -> str:
         """Return the name of its folder among the versions, prepared for `backend`."""
-        parts = (str(self.version or ""), self.model_id, backend, "aotinductor" if has_aotinductor else "")
+        parts = (str(self.version or ""), self.model_id, backend, *sorted(set(also)))
         return "-".join(part for part in parts if part)
 
 
-def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "", has_aotinductor: bool = False) -> Path:
+def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "", also: Sequence[str] = ()) -> Path:
     """Let `folder` show the package that `name` stands for now, every file checked, and return `folder`.
 
     A version that is there already and whose files are whole is not downloaded again. The one that was shown
@@ -75,7 +73,7 @@ def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "", has
         uri: Tracking URI; without it MLFLOW_TRACKING_URI, or `.secateur/mlflow.db` here.
         backend: Triton backend that runs the ONNX files ("python" where the server has no "onnxruntime");
             empty to leave the package's choice.
-        has_aotinductor: Whether Triton shall find the AOTInductor package too; it is machine code of the package.
+        also: Kinds of models that Triton is to find too: "tensorrt", "aotinductor". They are machine code.
 
     Raises:
         FileExistsError: `folder` is there already and was not made by this function.
@@ -86,20 +84,21 @@ def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "", has
     versions = Versions(Path(folder))
     versions.check_free()
     check_backend(backend)
+    check_kinds(also)
     uri = uri or default_uri(".secateur")
     found = retrying(uri, lambda client: find(client, name))
-    bring(versions, found, uri=uri, backend=backend, has_aotinductor=has_aotinductor)
+    bring(versions, found, uri=uri, backend=backend, also=also)
     return versions.link
 
 
-def bring(versions: Versions, found: Found, *, uri: str, backend: str = "", has_aotinductor: bool = False) -> None:
+def bring(versions: Versions, found: Found, *, uri: str, backend: str = "", also: Sequence[str] = ()) -> None:
     """Let the link of `versions` show what was found, downloaded where it is not there yet (see `pull`)."""
-    name = found.folder_name(backend, has_aotinductor)
+    name = found.folder_name(backend, also)
     with versions.locked():
         if not versions.has(name):
             partial = versions.partial()
             try:
-                package = fetch(uri, found, partial, backend=backend, has_aotinductor=has_aotinductor)
+                package = fetch(uri, found, partial, backend=backend, also=also)
                 versions.add(package, name)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -186,7 +185,7 @@ class Versions:
         if not folder.is_dir():
             return False
         try:
-            check_package(folder)
+            check_package(folder, is_served=True)
         except (ValueError, KeyError, OSError) as error:
             if name == self.current():
                 said = f"{folder} is shown and was changed after it was pulled ({error})"
@@ -232,36 +231,33 @@ class Versions:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def fetch(uri: str, found: Found, folder: Path, *, backend: str = "", has_aotinductor: bool = False) -> Path:
+def fetch(uri: str, found: Found, folder: Path, *, backend: str = "", also: Sequence[str] = ()) -> Path:
     """Download a package into `folder`, check every file, prepare it for serving, and return where it lies."""
     from deploy.triton import prepare
 
     digest = retrying(uri, lambda client: digest_of(client, found.model_id))
     package = retrying(uri, lambda client: download(uri, f"models:/{found.model_id}", folder))
     check_package(package, digest)
-    prepare(package, version=found.version, backend=backend, has_aotinductor=has_aotinductor)
+    prepare(package, version=found.version, backend=backend, also=also)
     return package
 
 
-def check_package(folder: Path, digest: str = "") -> None:
+def check_package(folder: Path, digest: str = "", *, is_served: bool = False) -> None:
     """Raise CorruptModel unless the files in `folder` are those that were packaged (or stored as an entry).
 
     Args:
         folder: A package or an entry.
         digest: SHA-256 that the file with the hashes of the others must have, if it is known.
+        is_served: Whether a server uses the folder: Python keeps bytecode beside the scripts that it runs.
     """
     if (folder / PACKAGE).is_file():
-        check_files(folder, read_hashes(folder / PACKAGE, digest).get("files", {}), also=(PACKAGE,))
+        if digest:
+            read_hashes(folder / PACKAGE, digest)
+        check_files(folder, read_package(folder)["files"], also=(PACKAGE,), is_served=is_served)
     elif (folder / RECORD).is_file():
         check_entry(folder, read_hashes(folder / RECORD).get("ref", ""), digest)
     else:
         raise CorruptModel(f"{folder} is no secateur model: neither {PACKAGE} nor {RECORD} is there.")
-
-
-def read_package(folder: str | Path) -> dict[str, Any]:
-    """Return what `package.json` says; nothing for an entry that was pushed as it is."""
-    path = Path(folder) / PACKAGE
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def onnx_file(folder: str | Path) -> Path:
@@ -278,13 +274,14 @@ def aotinductor_file(folder: str | Path) -> Path:
         ValueError: The export stage made none.
         CorruptModel: A file was changed after the pull.
     """
-    package = read_package(folder)
-    relative = package.get("aotinductor", "files/model.pt2")
-    if not (path := Path(folder) / relative).is_file():
+    from deploy.triton import COMPILED_FILE, asleep_or_awake
+
+    root = Path(folder)
+    package = read_package(root)
+    path = asleep_or_awake(root, package, "aotinductor") / COMPILED_FILE if package else root / "files" / COMPILED_FILE
+    if not path.is_file():
         raise ValueError(f"{folder} holds no AOTInductor package: export with the option aotinductor, then promote.")
-    check_package(Path(folder))
-    if package and relative not in package["files"]:
-        raise CorruptModel(f"{relative!r} is none of the package's files, whose hashes are known: promote it again.")
+    check_package(root, is_served=True)
     return path
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.pull import check_package, read_package
+from deploy.description import read_package
+from deploy.pull import check_package
 from deploy.runtime.onnx_session import session_from_bytes
 from deploy.triton_config import MAX_BATCH, triton_name
 

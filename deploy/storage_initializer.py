@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.core.model import CorruptModel
+from deploy.description import PACKAGE
 from deploy.kserve import BACKEND
-from deploy.pull import PACKAGE, check_package, fetch, find
+from deploy.pull import check_package, fetch, find
 from deploy.tracking.connection import default_uri, retrying
 
 #: Says that this program is filling the folder; PACKAGE comes last of all files.

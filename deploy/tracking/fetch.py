@@ -112,11 +112,17 @@ def read_hashes(path: Path, digest: str = "") -> dict[str, Any]:
     return found
 
 
-def check_files(folder: Path, digests: Mapping[str, str], *, also: tuple[str, ...] = ()) -> None:
-    """Raise CorruptModel unless `folder` holds exactly `digests` (SHA-256 by relative name) and `also`."""
+def check_files(
+    folder: Path, digests: Mapping[str, str], *, also: tuple[str, ...] = (), is_served: bool = False
+) -> None:
+    """Raise CorruptModel unless `folder` holds exactly `digests` (SHA-256 by relative name) and `also`.
+
+    With `is_served`, bytecode that Python keeps beside the scripts that a server runs is let through.
+    """
     root = folder.resolve()
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    if strange := found - set(digests) - set(also):
+    bytecode = {name for name in found if is_served and Path(name).match("__pycache__/*.pyc")}
+    if strange := found - set(digests) - set(also) - bytecode:
         raise CorruptModel(
             f"{folder} holds files that nobody recorded: {', '.join(sorted(strange)[:5])}. Fetch it again."
         )

@@ -41,7 +41,7 @@ def mlflow_server(folder: Path, *, workers: int = 1) -> Iterator[str]:
 
 
 def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
+    for _ in range(1800):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
             return

@@ -23,9 +23,10 @@ from compress.core.stage import Entry, Ref
 from compress.measure.runtimes import RUNTIMES
 from compress.run import run_stage, task_of
 from compress.store import LocalStore
+from deploy.description import read_package
 from deploy.export.aotinductor_from_model import CompilerMissing, UnsafeArchive, require_compiler
 from deploy.promote import promote
-from deploy.pull import aotinductor_file, load, pull, read_package
+from deploy.pull import aotinductor_file, load, pull
 from deploy.runtime.aotinductor import AotSession
 from deploy.triton import CONFIG
 from tests.deploy import tritonserver
@@ -178,8 +179,8 @@ def test_a_pulled_package_that_was_changed_is_not_loaded(pulled: Path, tmp_path:
         aotinductor_file(copy)
     shutil.copyfile(f"{aotinductor_file(pulled)}.json", manifest)
     said = read_package(copy)
-    (copy / "package.json").write_text(json.dumps(said | {"aotinductor": f"../{path.name}"}))
-    with pytest.raises(CorruptModel, match="none of the package's files"):
+    (copy / "package.json").write_text(json.dumps(said | {"on_request": {"aotinductor": f"../{path.name}"}}))
+    with pytest.raises(CorruptModel, match="no name of a Triton model"):
         aotinductor_file(copy)
 
 
@@ -190,7 +191,7 @@ def test_triton_sees_machine_code_only_where_it_was_asked_for(
     assert not list(pulled.glob("*aotinductor*"))
     asked = tmp_path / "asked"
     monkeypatch.setattr(
-        sys, "argv", ["secateur", "pull", NAME, "--to", str(asked), "--uri", promoted.uri, "--aotinductor"]
+        sys, "argv", ["secateur", "pull", NAME, "--to", str(asked), "--uri", promoted.uri, "--also", "aotinductor"]
     )
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -213,7 +214,7 @@ def test_a_real_triton_whose_python_finds_torch_answers_with_the_package(
     import tritonclient.grpc
     import tritonclient.http
 
-    link = pull(NAME, tmp_path / "served", uri=promoted.uri, backend="python", has_aotinductor=True)
+    link = pull(NAME, tmp_path / "served", uri=promoted.uri, backend="python", also=["aotinductor"])
     x_NCHW = pictures(100)
     expected = promoted.model(torch.from_numpy(x_NCHW)).numpy()
     packages, worst = str(Path(torch.__file__).parents[1]), 0.0

@@ -14,9 +14,10 @@ import yaml
 
 from compress import cli
 from compress.store import LocalStore
+from deploy.description import read_package
 from deploy.kserve import BACKEND, Serving, as_yaml, inference_service, manifests, serving_runtime, storage_container
 from deploy.promote import promote
-from deploy.pull import check_package, load, read_package
+from deploy.pull import check_package, load
 from deploy.storage_initializer import INCOMING, fill, main
 from tests.deploy.stored_run import fresh_uri, put_run
 

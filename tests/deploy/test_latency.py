@@ -89,7 +89,9 @@ def test_machine_code_of_unknown_origin_is_not_run(tmp_path: Path, monkeypatch: 
     with pytest.raises(ValueError, match="machine code of unknown origin"):
         open_artifact(path)
     home = tmp_path / "home"
-    (home / "package.json").write_text(json.dumps({"files": hashes(home)}))
+    (home / "model.onnx").write_bytes(b"network")
+    said = {"onnx": "model.onnx", "model": "deep", "triton": {"models": [], "version": 1}, "files": hashes(home)}
+    (home / "package.json").write_text(json.dumps(said))
     open_artifact(path)
     path.write_bytes(b"other machine code")
     with pytest.raises(CorruptModel, match="changed after it was saved"):

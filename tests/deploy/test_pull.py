@@ -17,9 +17,10 @@ import pytest
 from compress import cli
 from compress.core.model import CorruptModel
 from compress.store import LocalStore
+from deploy.description import read_package
 from deploy.package import build_package
 from deploy.promote import promote
-from deploy.pull import Found, Versions, check_package, find, output_difference, pull, read_package
+from deploy.pull import Found, Versions, check_package, find, output_difference, pull
 from deploy.tracking.connection import connected
 from deploy.watch import Follower, Settings, follow
 from tests.deploy.stored_run import fresh_uri, put_run

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from compress.store import LocalStore
+from deploy.description import read_package
 from deploy.promote import promote
-from deploy.pull import load, pull, read_package
+from deploy.pull import load, pull
 from deploy.tracking.connection import connected
 from deploy.triton_control import TritonRefused, switch
 from deploy.watch import Follower, Settings, models_of
