@@ -27,7 +27,7 @@ def open_artifact(path: Path, *, num_threads: int = 1) -> FileSession:
         ".onnx": lambda: _onnx(path, num_threads),
         ".plan": lambda: _engine(path),
         ".engine": lambda: _engine(path),
-        ".pt2": lambda: _compiled(path),
+        ".pt2": lambda: _compiled(path, num_threads),
     }
     if path.suffix not in known:
         raise ValueError(
@@ -104,7 +104,7 @@ def _engine(path: Path) -> FileSession:
     return EngineSession(path)
 
 
-def _compiled(path: Path) -> FileSession:
+def _compiled(path: Path, num_threads: int) -> FileSession:
     """Open machine code, which must lie in a pulled package or a stored entry whose files are all as recorded."""
     from compress.core.layout import RECORD
     from deploy.description import PACKAGE
@@ -116,7 +116,10 @@ def _compiled(path: Path) -> FileSession:
     if not homes:
         raise ValueError(f"{path} is machine code of unknown origin: name one in a pulled package or a stored entry.")
     check_package(homes[0])
-    return AotSession(path)
+    session = AotSession(path)
+    if session.device == "cpu" and session.num_threads != num_threads:
+        raise ValueError(f"{path.name} was compiled for {session.num_threads} threads: compare with so many.")
+    return session
 
 
 if __name__ == "__main__":

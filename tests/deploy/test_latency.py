@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,7 +83,12 @@ def test_engines_go_to_tensorrt(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 
 def test_machine_code_of_unknown_origin_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    monkeypatch.setattr("deploy.runtime.aotinductor.AotSession", opened.append)
+
+    def session(path: Path) -> SimpleNamespace:
+        opened.append(path)
+        return SimpleNamespace(device="cpu", num_threads=1)
+
+    monkeypatch.setattr("deploy.runtime.aotinductor.AotSession", session)
     path = tmp_path / "home" / "deep" / "model.pt2"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"machine code")
@@ -97,3 +103,6 @@ def test_machine_code_of_unknown_origin_is_not_run(tmp_path: Path, monkeypatch: 
     with pytest.raises(CorruptModel, match="changed after it was saved"):
         open_artifact(path)
     assert opened == [path]
+    path.write_bytes(b"machine code")
+    with pytest.raises(ValueError, match="compiled for 1 threads: compare with so many"):
+        open_artifact(path, num_threads=4)

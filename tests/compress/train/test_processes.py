@@ -35,7 +35,10 @@ fit_module.CHECK_EVERY, fit_module.SAVE_INTERVAL_S = 2, 0.0
 task, processes, folder = toy_task(), join(), Path(sys.argv[1])
 (folder / f"{processes.rank}.pid").write_text(str(os.getpid()))
 
+taken = []
+
 def loss(module, x_BCHW, y_B):
+    taken.append(len(x_BCHW))
     time.sleep(float(sys.argv[2]))
     return task.loss(module(x_BCHW), y_B)
 
@@ -43,7 +46,8 @@ module = toy_model().module
 config = FitConfig(epochs=4, batch_size=16, ema_decay=0.9, clip_norm=1.0, recipe="adamw_one_cycle")
 report = fit(module, task, config, scratch=folder, what="train", loss=loss)
 save_file(module.state_dict(), folder / f"{processes.rank}.safetensors")
-print(report.num_steps, flush=True)
+assert report.num_steps == 24
+print(len(taken), flush=True)
 leave()
 """
 
@@ -108,15 +112,17 @@ def test_a_fit_of_two_goes_on_after_a_kill_in_two_or_in_one(tmp_path):
     deadline = time.monotonic() + 120
     while not list(killed.glob("fit-*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert list(killed.glob("fit-*.safetensors")), "a checkpoint to go on from"
     os.kill(int((killed / "1.pid").read_text()), signal.SIGKILL)
     victim.communicate(timeout=120)
     assert victim.returncode != 0
     assert not (killed / "0.safetensors").exists()
     shutil.copytree(killed, alone)
     both = start(2, killed)
-    finish(start(1, alone))
-    finish(both)
-    finish(undisturbed)
+    counts = [*finish(start(1, alone)).split(), *finish(both).split()]
+    assert len(counts) == 3
+    assert all(0 < int(steps) < 24 for steps in counts), "steps before the checkpoint are not taken again"
+    assert finish(undisturbed).split() == ["24"]
     for folder in (killed, alone):
         assert difference(weights(folder), weights(one)) <= TOLERANCE
 
