@@ -53,7 +53,8 @@ def kserve(  # noqa: PLR0913 - one parameter an option
     gpus: Annotated[int, typer.Option(help="GPUs of a replica.")] = 0,
 ) -> None:
     """Print KServe manifests that serve a promoted model: storage container, runtime, service."""
-    from deploy.kserve import Serving, as_yaml, manifests
+    from deploy.kserve import Serving, manifests
+    from deploy.pods import as_yaml
 
     serving = Serving(
         name=name, model=model, triton_image=triton_image, image=image, tracking_uri=tracking_uri,
@@ -83,7 +84,8 @@ def trainjob(  # noqa: PLR0913 - one parameter an option
 
     from compress.catalogue import load
     from compress.stages.train import TrainConfig
-    from deploy.trainjob import Training, as_yaml, manifest
+    from deploy.pods import as_yaml
+    from deploy.trainjob import Training, manifest
 
     load()
     TrainConfig.from_json(config)
@@ -91,4 +93,4 @@ def trainjob(  # noqa: PLR0913 - one parameter an option
         name=name, image=image, task=task, config=json.loads(config), namespace=namespace, runtime=runtime,
         num_nodes=nodes, processes_per_node=processes or max(1, gpus), gpus_per_node=gpus, claim=claim, secret=secret,
     )  # fmt: skip
-    print(as_yaml(manifest(training)), end="")
+    print(as_yaml([manifest(training)]), end="")

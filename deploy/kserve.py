@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from deploy.pods import Manifest, check_image, container_security
 
 STORAGE = "secateur-models"
 MODELS = "/mnt/models"
 HTTP_PORT, GRPC_PORT = 8080, 9000
-#: The user of NVIDIA's images.
-USER = 1000
 
 #: Read by `deploy.storage_initializer`.
 BACKEND = "SECATEUR_TRITON_BACKEND"
 
-Manifest = dict[str, Any]
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,54}[a-z0-9])?")
 
 
@@ -68,10 +66,8 @@ class Serving:
             raise ValueError(f"name {self.name!r}: use lower-case letters, digits and dashes, at most 56.")
         if not self.model.startswith("models:/"):
             raise ValueError(f"model {self.model!r}: write models:/NAME@ALIAS or models:/NAME/VERSION.")
-        for label, image in (("triton_image", self.triton_image), ("image", self.image)):
-            _, _, tag = image.rpartition("/")[2].partition(":")
-            if "@sha256:" not in image and tag in ("", "latest"):
-                raise ValueError(f"{label} {image!r} can be another one tomorrow: give a tag or a digest.")
+        check_image("triton_image", self.triton_image)
+        check_image("image", self.image)
         if self.gpus < 0 or not 0 <= self.replicas[0] <= max(1, self.replicas[1]):
             raise ValueError(f"gpus={self.gpus}, replicas={self.replicas}: 0 or more GPUs; 0 <= smallest <= largest.")
 
@@ -79,13 +75,6 @@ class Serving:
 def manifests(serving: Serving) -> list[Manifest]:
     """Return storage container, runtime and service, in the order in which they are applied."""
     return [storage_container(serving), serving_runtime(serving), inference_service(serving)]
-
-
-def as_yaml(documents: Sequence[Manifest]) -> str:
-    """Return manifests as one YAML text for `kubectl apply -f -`."""
-    import yaml
-
-    return yaml.safe_dump_all(documents, sort_keys=False)
 
 
 def storage_container(serving: Serving) -> Manifest:
@@ -100,7 +89,7 @@ def storage_container(serving: Serving) -> Manifest:
         "command": ["python", "-m", "deploy.storage_initializer"],
         "env": [{"name": key, "value": value} for key, value in environment.items() if value],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
-        "securityContext": _restricted(is_root_read_only=False),
+        "securityContext": container_security(is_root_read_only=False),
     }
     if serving.secret:
         container["envFrom"] = [{"secretRef": {"name": serving.secret}}]
@@ -133,7 +122,7 @@ def serving_runtime(serving: Serving) -> Manifest:
         "args": arguments,
         "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}],
         "resources": {kind: dict(amounts) for kind, amounts in serving.resources.items()},
-        "securityContext": _restricted(is_root_read_only=True),
+        "securityContext": container_security(is_root_read_only=True),
         "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
     }
     return {
@@ -184,14 +173,3 @@ def runtime_name(serving: Serving) -> str:
 
 def _namespaced(serving: Serving) -> dict[str, str]:
     return {"namespace": serving.namespace} if serving.namespace else {}
-
-
-def _restricted(*, is_root_read_only: bool) -> Manifest:
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": is_root_read_only,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deploy.pods import USER, Manifest, check_image, container_security, secret_env
+
 #: Container and job of the torch runtimes that Trainer brings.
 NODE = "node"
 MANAGER = "secateur"
@@ -20,10 +22,7 @@ SHARED_MEMORY = "shm"
 WORKSPACE = "workspace"
 #: Keys of the secret that reading data may need.
 SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-#: The user of this project's image.
-USER = 1000
 
-Manifest = dict[str, Any]
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -73,9 +72,7 @@ class Training:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r}: lower-case letters, digits and dashes, a letter first, at most 63.")
-        _, _, tag = self.image.rpartition("/")[2].partition(":")
-        if "@sha256:" not in self.image and tag in ("", "latest"):
-            raise ValueError(f"image {self.image!r} can be another one tomorrow: give a tag or a digest.")
+        check_image("image", self.image)
         if self.num_nodes < 1 or self.processes_per_node < 1 or self.gpus_per_node < 0:
             raise ValueError(
                 f"num_nodes={self.num_nodes}, processes_per_node={self.processes_per_node}, "
@@ -113,13 +110,6 @@ def manifest(training: Training) -> Manifest:
     }
 
 
-def as_yaml(document: Manifest) -> str:
-    """Return a manifest as YAML text for `kubectl apply -f -`."""
-    import yaml
-
-    return yaml.safe_dump(document, sort_keys=False)
-
-
 def command(training: Training) -> list[str]:
     """Return what every machine runs; torchrun reads how many processes and machines there are from PET_ variables."""
     options = {
@@ -137,11 +127,7 @@ def _trainer(training: Training) -> Manifest:
             found["nvidia.com/gpu"] = str(training.gpus_per_node)
     plain = {"HOME": "/tmp", **training.env}
     env: list[Manifest] = [{"name": name, "value": value} for name, value in plain.items()]
-    if training.secret:
-        env += [
-            {"name": key, "valueFrom": {"secretKeyRef": {"name": training.secret, "key": key, "optional": True}}}
-            for key in SECRET_KEYS
-        ]
+    env += secret_env(training.secret, SECRET_KEYS)
     return {
         "image": training.image,
         "command": command(training),
@@ -158,19 +144,10 @@ def _template(training: Training) -> Manifest:
     container = {
         "name": NODE,
         "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(is_root_read_only=True),
     }
     pod = {
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": {"fsGroup": USER},
         "containers": [container],
         "volumes": [
             {"name": WORKSPACE, "persistentVolumeClaim": {"claimName": training.claim}},

@@ -14,7 +14,8 @@ import yaml
 
 from compress import cli
 from compress.store import LocalStore
-from deploy.kserve import BACKEND, Serving, as_yaml, inference_service, manifests, serving_runtime, storage_container
+from deploy.kserve import BACKEND, Serving, inference_service, manifests, serving_runtime, storage_container
+from deploy.pods import as_yaml
 from deploy.promote import promote
 from deploy.pull import check_package, load, read_package
 from deploy.storage_initializer import INCOMING, fill, main

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from compress import cli
-from deploy.trainjob import Training, as_yaml, command, manifest
+from deploy.pods import as_yaml
+from deploy.trainjob import Training, command, manifest
 
 IMAGE = "registry.example/secateur@sha256:" + "0" * 64
 
@@ -38,7 +39,7 @@ def test_every_field_is_known_to_trainer(changes: dict[str, Any]) -> None:
     models = pytest.importorskip(
         "kubeflow_trainer_api.models", reason="kubeflow-trainer-api is not installed: uv pip install it"
     )
-    document = yaml.safe_load(as_yaml(manifest(training(**changes))))
+    document = yaml.safe_load(as_yaml([manifest(training(**changes))]))
     parsed = models.TrainerV1alpha1TrainJob.from_dict(document)
     assert parsed.to_dict() == document, "a field that the model does not know is dropped by it"
     misspelt = json.loads(json.dumps(document).replace('"numNodes"', '"nodes"'))
@@ -56,7 +57,10 @@ def test_machines_processes_gpus_and_volumes_arrive() -> None:
     volumes = {one["name"] for one in found["volumes"]}
     assert {mount["name"] for mount in found["containers"][0]["volumeMounts"]} == volumes
     assert found["volumes"][0]["persistentVolumeClaim"] == {"claimName": "space"}
-    assert found["securityContext"]["runAsNonRoot"] is True
+    security = found["containers"][0]["securityContext"]
+    assert (security["runAsNonRoot"], security["readOnlyRootFilesystem"]) == (True, True)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert found["securityContext"] == {"fsGroup": security["runAsUser"]}, "who owns the volumes is the pod's to say"
     assert "env" not in found["containers"][0], "Trainer refuses env in a patch of the container node"
 
 
