@@ -36,7 +36,7 @@ demo: .venv/.runtime  ## Run the whole pipeline on DATA (digits, fashion_mnist, 
 ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
 
-test: lint types layers tensorrt-bindings  ## Run every check and test; line coverage is that of the unit and contract tests.
+test: lint types layers tensorrt-bindings .venv-kserve/.done  ## Run every check and test; line coverage is that of the unit and contract tests.
 	$(UNIT) --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m slow --durations=15
@@ -78,6 +78,13 @@ chart: .venv/.runtime  ## Generate the chart's README from its values.
 
 test-triton: .venv-triton/.done  ## Pull a model from MLflow into a real tritonserver, under load, across versions.
 	SECATEUR_TRITON_REQUESTS=5000 $(BIN)/python -m pytest tests/deploy/test_triton_server.py -m "slow or not slow"
+
+# KServe wants older packages than MLflow and Kubeflow do, so its model server lives alone; it needs no torch.
+.venv-kserve/.done: requirements/kserve.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-kserve
+	$(UV) pip install --quiet --python .venv-kserve/bin/python --require-hashes -r $<
+	$(UV) pip install --quiet --python .venv-kserve/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
 
 docs: .venv/.dev  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
@@ -134,6 +141,8 @@ lock: $(UV)  ## Compile the hashed locks again.
 	$(LOCK) -c requirements-dev.lock -o requirements.lock
 	$(UV) pip compile requirements/triton.in --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --quiet -o requirements-triton.lock
+	$(UV) pip compile requirements/kserve.in --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --quiet -o requirements/kserve.lock
 	$(UV) pip compile requirements/image.in --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --quiet -o requirements-image.lock
 

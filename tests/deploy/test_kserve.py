@@ -67,7 +67,7 @@ def checked(documents: list[Any]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (KSERVE / "bin" / "python").exists(), reason=f"no kserve: install kserve==0.21.0 into {KSERVE}")
+@pytest.mark.skipif(not (KSERVE / "bin" / "python").exists(), reason=f"no kserve: run `make {KSERVE.name}/.done`")
 def test_every_field_is_one_of_kserves_own_models() -> None:
     for made in (serving(), serving(gpus=1, secret="s3", namespace="ml", models=("digits",), backend="python")):
         done = checked(manifests(made))
