@@ -44,23 +44,40 @@ def kserve(  # noqa: PLR0913 - one parameter an option
     model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
     name: Annotated[str, typer.Option(help="Of the InferenceService.")],
     triton_image: Annotated[str, typer.Option(help="Triton's image, with a tag or digest.")],
-    image: Annotated[str, typer.Option(help="Secateur's image, with a tag or digest; it downloads the model.")],
-    tracking_uri: Annotated[str, typer.Option(help="MLflow as pods reach it.")],
     namespace: Annotated[str, typer.Option(help="Of the service.")] = "",
-    secret: Annotated[str, typer.Option(help="Secret with the download's environment.")] = "",
     backend: Annotated[str, typer.Option(help="Triton backend for ONNX files: onnxruntime or python.")] = "",
-    load: Annotated[list[str] | None, typer.Option(help="Load this Triton model alone; may be repeated.")] = None,
+    load: Annotated[list[str] | None, typer.Option(help="Serve this Triton model alone; may be repeated.")] = None,
     gpus: Annotated[int, typer.Option(help="GPUs of a replica.")] = 0,
+    storage_container: Annotated[
+        bool, typer.Option("--storage-container", help="Print the cluster's download of models:/ too.")
+    ] = False,
+    image: Annotated[str, typer.Option(help="Of the download: Secateur's image, with a tag or digest.")] = "",
+    tracking_uri: Annotated[str, typer.Option(help="Of the download: MLflow as pods reach it.")] = "",
+    secret: Annotated[str, typer.Option(help="Of the download: Secret with its credentials.")] = "",
 ) -> None:
-    """Print KServe manifests that serve a promoted model: storage container, runtime, service."""
-    from deploy.kserve import Serving, manifests
+    """Print KServe manifests that serve a promoted model: runtime and service.
+
+    --storage-container adds the download of models:/ addresses. It is one object of the whole cluster: whoever applies
+    it changes the download of all services. Where the chart made it (serving.storageContainer), leave it out.
+    """
+    from deploy import kserve
     from deploy.pods import as_yaml
 
-    serving = Serving(
-        name=name, model=model, triton_image=triton_image, image=image, tracking_uri=tracking_uri,
-        namespace=namespace, secret=secret, backend=backend, models=tuple(load or ()), gpus=gpus,
+    made = kserve.manifests(
+        kserve.Serving(
+            name=name, model=model, triton_image=triton_image, namespace=namespace, backend=backend,
+            models=tuple(load or ()), gpus=gpus,
+        )
     )  # fmt: skip
-    print(as_yaml(manifests(serving)), end="")
+    if storage_container:
+        storage = kserve.Storage(image=image, tracking_uri=tracking_uri, secret=secret)
+        made.insert(0, kserve.storage_container(storage))
+    elif image or tracking_uri or secret:
+        raise ValueError(
+            "--image, --tracking-uri and --secret belong to the cluster's storage container: add --storage-container "
+            "to print it too, or leave them out."
+        )
+    print(as_yaml(made), end="")
 
 
 def trainjob(  # noqa: PLR0913 - one parameter an option
