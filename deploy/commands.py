@@ -91,7 +91,9 @@ def trainjob(  # noqa: PLR0913 - one parameter an option
     processes: Annotated[int, typer.Option(help="Processes a machine; 0: one a GPU.")] = 0,
     gpus: Annotated[int, typer.Option(help="GPUs a machine.")] = 0,
     claim: Annotated[str, typer.Option(help="Volume claim with the workspace.")] = "secateur-workspace",
+    config_map: Annotated[str, typer.Option(help="ConfigMap with S3's address and more, if it is there.")] = "secateur",
     secret: Annotated[str, typer.Option(help="Secret with the S3 keys that reading data needs.")] = "",
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, no secret; may be repeated.")] = None,
 ) -> None:
     """Print the Kubeflow TrainJob that trains the large network on several GPUs or machines.
 
@@ -102,12 +104,13 @@ def trainjob(  # noqa: PLR0913 - one parameter an option
     from compress.catalogue import load
     from compress.stages.train import TrainConfig
     from deploy.pods import as_yaml
-    from deploy.trainjob import Training, manifest
+    from deploy.trainjob import Training, manifest, variables
 
     load()
     TrainConfig.from_json(config)
     training = Training(
         name=name, image=image, task=task, config=json.loads(config), namespace=namespace, runtime=runtime,
-        num_nodes=nodes, processes_per_node=processes or max(1, gpus), gpus_per_node=gpus, claim=claim, secret=secret,
+        num_nodes=nodes, processes_per_node=processes or max(1, gpus), gpus_per_node=gpus, claim=claim,
+        config_map=config_map, secret=secret, env=variables(env or ()),
     )  # fmt: skip
     print(as_yaml([manifest(training)]), end="")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deploy.pods import USER, Manifest, check_image, container_security, secret_env
+from deploy.pods import CONFIG_KEYS, USER, Manifest, check_image, config_env, container_security, secret_env
 
 #: Container and job of the torch runtimes that Trainer brings.
 NODE = "node"
@@ -22,7 +22,10 @@ SHARED_MEMORY = "shm"
 WORKSPACE = "workspace"
 #: Keys of the secret that reading data may need.
 SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+#: What the ConfigMap says of the pipelines' image, not of this job's.
+OF_THE_PIPELINES = ("SECATEUR_IMAGE_DIGEST",)
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -43,8 +46,10 @@ class Training:
         resources: Requests and limits of a machine, without the GPUs.
         claim: Volume claim (read-write-many) with the pipeline's workspace.
         mount: Where the workspace appears.
+        config_map: ConfigMap with the variables that the pipelines' tasks read (S3's address, the data's folder); it
+            and its keys may be missing. Empty: none.
         secret: Secret with `SECRET_KEYS`, or empty.
-        env: Further environment variables; no secrets, the manifest shows them.
+        env: Further environment variables, which win over the ConfigMap's; no secrets, the manifest shows them.
         shared_memory: Size of /dev/shm, through which NCCL's processes talk.
     """
 
@@ -65,6 +70,7 @@ class Training:
     )
     claim: str = "secateur-workspace"
     mount: str = "/workspace"
+    config_map: str = "secateur"
     secret: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     shared_memory: str = "2Gi"
@@ -110,6 +116,22 @@ def manifest(training: Training) -> Manifest:
     }
 
 
+def variables(words: Iterable[str]) -> dict[str, str]:
+    """Return the variables of NAME=VALUE words.
+
+    >>> variables(["AWS_ENDPOINT_URL=http://s3:9000/?a=b"])
+    {'AWS_ENDPOINT_URL': 'http://s3:9000/?a=b'}
+
+    Raises:
+        ValueError: A word without a name or an equals sign.
+    """
+    pairs = [word.partition("=") for word in words]
+    for name, equals, value in pairs:
+        if not equals or not _VARIABLE.fullmatch(name):
+            raise ValueError(f"env {name + equals + value!r}: write NAME=VALUE.")
+    return {name: value for name, _, value in pairs}
+
+
 def command(training: Training) -> list[str]:
     """Return what every machine runs; torchrun reads how many processes and machines there are from PET_ variables."""
     options = {
@@ -127,6 +149,9 @@ def _trainer(training: Training) -> Manifest:
             found["nvidia.com/gpu"] = str(training.gpus_per_node)
     plain = {"HOME": "/tmp", **training.env}
     env: list[Manifest] = [{"name": name, "value": value} for name, value in plain.items()]
+    env += config_env(
+        training.config_map, (key for key in CONFIG_KEYS if key not in plain and key not in OF_THE_PIPELINES)
+    )
     env += secret_env(training.secret, SECRET_KEYS)
     return {
         "image": training.image,

@@ -10,7 +10,7 @@ import yaml
 
 from compress import cli
 from deploy.pods import as_yaml
-from deploy.trainjob import Training, command, manifest
+from deploy.trainjob import Training, command, manifest, variables
 
 IMAGE = "registry.example/secateur@sha256:" + "0" * 64
 
@@ -64,6 +64,25 @@ def test_machines_processes_gpus_and_volumes_arrive() -> None:
     assert "env" not in found["containers"][0], "Trainer refuses env in a patch of the container node"
 
 
+def test_the_job_asks_the_same_stores_as_the_pipelines() -> None:
+    env = {one["name"]: one for one in manifest(training())["spec"]["trainer"]["env"]}
+    for name in ("AWS_ENDPOINT_URL", "SECATEUR_DATA", "SECATEUR_CACHE"):
+        assert env[name]["valueFrom"]["configMapKeyRef"] == {"name": "secateur", "key": name, "optional": True}
+    assert "SECATEUR_IMAGE_DIGEST" not in env, "it is that of the pipelines' image"
+    own = manifest(training(env={"AWS_ENDPOINT_URL": "http://s3:9000"}))["spec"]["trainer"]["env"]
+    assert [one for one in own if one["name"] == "AWS_ENDPOINT_URL"] == [
+        {"name": "AWS_ENDPOINT_URL", "value": "http://s3:9000"}
+    ]
+    bare = manifest(training(config_map=""))["spec"]["trainer"]["env"]
+    assert [one["name"] for one in bare] == ["HOME"]
+
+
+@pytest.mark.parametrize("word", ["AWS_ENDPOINT_URL", "=http://s3", "A B=1"])
+def test_a_variable_has_a_name_and_a_value(word: str) -> None:
+    with pytest.raises(ValueError, match="write NAME=VALUE"):
+        variables([word])
+
+
 def test_the_command_is_one_that_we_understand(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     from typer.testing import CliRunner
 
@@ -106,6 +125,10 @@ def test_the_subcommand_prints_it() -> None:
     result = CliRunner().invoke(app, [*base, "--gpus", "2", "--config", '{"epochs": 2}'])
     assert result.exit_code == 0, result.output
     expected = training(processes_per_node=2, gpus_per_node=2)
+    assert yaml.safe_load(result.output) == manifest(expected)
+    more = ["--env", "AWS_ENDPOINT_URL=http://s3:9000", "--env", "A=b=c", "--config-map", "facts"]
+    result = CliRunner().invoke(app, [*base, "--config", '{"epochs": 2}', *more])
+    expected = training(env={"AWS_ENDPOINT_URL": "http://s3:9000", "A": "b=c"}, config_map="facts")
     assert yaml.safe_load(result.output) == manifest(expected)
     refused = CliRunner().invoke(app, [*base, "--config", '{"epoch": 2}'])
     assert "Did you mean 'epochs'" in str(refused.exception)
