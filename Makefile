@@ -10,8 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test test-triton test-containers tensorrt-bindings check lint types layers unit lock image sbom ir readmes chart \
-	docs ideas study studies ui clean help
+.PHONY: demo test test-triton test-storage test-serve serve test-containers tensorrt-bindings check lint types layers unit lock \
+	image sbom ir readmes chart docs ideas study studies ui clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -76,8 +76,28 @@ chart: .venv/.runtime  ## Generate the chart's README from its values.
 	$(UV) pip install --quiet --python .venv-triton/bin/python --require-hashes -r $<
 	@touch $@
 
-test-triton: .venv-triton/.done  ## Pull a model from MLflow into a real tritonserver, under load, across versions.
-	SECATEUR_TRITON_REQUESTS=5000 $(BIN)/python -m pytest tests/deploy/test_triton_server.py -m "slow or not slow"
+test-triton: .venv-triton/.done  ## Pull models from MLflow into a real tritonserver: under load, across versions, compiled.
+	SECATEUR_TRITON_REQUESTS=5000 $(BIN)/python -m pytest tests/deploy/test_triton_server.py \
+		tests/deploy/test_aotinductor_package.py -m "slow or not slow"
+
+# KServe wants older packages than MLflow and Kubeflow do, so its model server lives alone; it needs no torch.
+.venv-kserve/.done: requirements/kserve.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-kserve
+	$(UV) pip install --quiet --python .venv-kserve/bin/python --require-hashes -r $<
+	$(UV) pip install --quiet --python .venv-kserve/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+FOLDER ?= digits
+serve: .venv-kserve/.done  ## Serve the pulled package FOLDER on the loopback (Open Inference Protocol v2).
+	.venv-kserve/bin/secateur serve $(FOLDER)
+
+test-serve: .venv-kserve/.done .venv/.dev  ## Ask the local server, and compare manifests with KServe's own models.
+	$(BIN)/python -m pytest tests/deploy/test_serve.py tests/deploy/test_kserve.py tests/charts/test_kserve_objects.py \
+		-m "slow or not slow"
+
+test-storage: .venv/.dev  ## Run DATA's pipeline on PostgreSQL and S3 (moto, rclone), and MLflow away for 30 s.
+	SECATEUR_STORAGE_PRESET=$(DATA) SECATEUR_AWAY_S=30 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/storage -m "slow or not slow" --durations=10
 
 # KServe wants older packages than MLflow and Kubeflow do, so its model server lives alone; it needs no torch.
 .venv-kserve/.done: requirements/kserve.lock pyproject.toml | $(UV)

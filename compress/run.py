@@ -16,7 +16,7 @@ from compress.core.model import Model
 from compress.core.registry import UnknownName
 from compress.core.stage import STAGES, Entry, Ref, StageCall, StageConfig, StageResult, identity, ref_of
 from compress.core.task import TASKS, Task
-from compress.store import LocalStore, ModelStore
+from compress.store import LocalStore, ModelStore, full_disk_named
 from compress.train.processes import Processes, join
 
 
@@ -69,11 +69,12 @@ def run_stage(
         return _work_along(ref, config, task, processes)
     if config.is_joint:
         return _run_jointly(ref, record, config, parents, task, store)
-    with _local(store).locked(ref):
+    local = _local(store)
+    with full_disk_named(ref, local.root), local.locked(ref):
         is_there = store.has(ref)
         processes.bytes_of_first(_order(ref, is_there))
         if is_there:
-            _local(store).clear_scratch(ref)
+            local.clear_scratch(ref)
             return Outcome(store.get(ref), True, store.record(ref)["seconds"])
         start = time.monotonic()
         entries = {role: store.get(parent) for role, parent in parents.items()}
@@ -82,7 +83,7 @@ def run_stage(
         result = card.function(call)
         seconds = time.monotonic() - start
         entry = store.put(ref, record, result, seconds)
-        _local(store).clear_scratch(ref)
+        local.clear_scratch(ref)
     return Outcome(entry, False, seconds)
 
 

@@ -29,6 +29,24 @@ class StoreFull(OSError):
     """The disk is full; nothing half-written stays behind."""
 
 
+@contextmanager
+def full_disk_named(what: str, root: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do.
+
+    Raises:
+        StoreFull: There is no space left.
+    """
+    try:
+        yield
+    except StoreFull:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"no space left for {what}: free space under {root} and run again"
+            raise StoreFull(error.errno, message) from error
+        raise
+
+
 class ModelStore(Protocol):
     """What `run_stage` needs of a place that keeps entries."""
 
@@ -106,14 +124,9 @@ class LocalStore:
         self._sweep(ref)
         partial = self.root / "incoming" / f"{ref}-{uuid.uuid4().hex[:8]}"
         try:
-            self._write(partial, ref, record, result, seconds)
-            self._publish(partial, ref)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreFull(
-                    error.errno, f"no space left for {ref}: free space under {self.root} and run again"
-                ) from error
-            raise
+            with full_disk_named(ref, self.root):
+                self._write(partial, ref, record, result, seconds)
+                self._publish(partial, ref)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return self.get(ref)

@@ -15,6 +15,9 @@ def pull(
     to: Annotated[Path, typer.Option(help="Link that shows the package; its versions lie hidden beside it.")],
     uri: Annotated[str, typer.Option(help="MLflow. Default: MLFLOW_TRACKING_URI.", show_default=False)] = "",
     backend: Annotated[str, typer.Option(help="Triton backend for ONNX files: onnxruntime or python.")] = "",
+    also: Annotated[
+        list[str] | None, typer.Option(help="tensorrt or aotinductor: let Triton find it too; may be repeated.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and follow the alias.")] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two looks at the alias.")] = 30.0,
     triton: Annotated[str, typer.Option(help="HOST:PORT of a Triton's gRPC that loads what was pulled.")] = "",
@@ -23,7 +26,8 @@ def pull(
 
     With --watch the folder follows the alias until the command is stopped; while MLflow is away, what is there stays.
     A server given by --triton (--model-control-mode explicit, --model-repository TO) loads each new version
-    while the old one answers.
+    while the old one answers. --also shows it what only some machines can run, and what is machine code: engines, for
+    the kind of GPU that built them, and the compiled package, for a Triton whose Python has torch.
     """
     from deploy.pull import EXAMPLE, output_difference
     from deploy.pull import pull as pull_once
@@ -31,13 +35,30 @@ def pull(
 
     if watch or triton:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-        settings = Settings(name=name, folder=to, uri=uri, backend=backend, interval_s=interval, triton=triton)
+        settings = Settings(
+            name=name, folder=to, uri=uri, backend=backend, interval_s=interval, triton=triton, also=tuple(also or ())
+        )  # fmt: skip
         follow(settings, is_once=not watch)
         return
-    folder = pull_once(name, to, uri=uri, backend=backend)
+    folder = pull_once(name, to, uri=uri, backend=backend, also=also or ())
     print(f"{name} -> {folder} ({folder.resolve().name})")
     if (folder / EXAMPLE).is_file():
         print(f"largest difference to the packaged outputs: {output_difference(folder):.2g}")
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="What `secateur pull` made.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; there is no authentication.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any that is free.")] = 8080,
+    threads: Annotated[int, typer.Option(help="Threads inside one operator.")] = 1,
+) -> None:
+    """Serve a pulled model without Triton: the Open Inference Protocol v2 over HTTP, by KServe's model server.
+
+    The models have the names that Triton gives them. Runs in the environment that `make .venv-kserve/.done` makes.
+    """
+    from deploy.serve import serve as serve_folder
+
+    serve_folder(folder, host=host, port=port, num_threads=threads)
 
 
 def kserve(  # noqa: PLR0913 - one parameter an option

@@ -105,8 +105,17 @@ def _engine(path: Path) -> FileSession:
 
 
 def _compiled(path: Path) -> FileSession:
+    """Open machine code, which must lie in a pulled package or a stored entry whose files are all as recorded."""
+    from compress.core.layout import RECORD
+    from deploy.description import PACKAGE
+    from deploy.pull import check_package
     from deploy.runtime.aotinductor import AotSession
 
+    path = path.resolve()
+    homes = [folder for folder in path.parents if (folder / PACKAGE).is_file() or (folder / RECORD).is_file()]
+    if not homes:
+        raise ValueError(f"{path} is machine code of unknown origin: name one in a pulled package or a stored entry.")
+    check_package(homes[0])
     return AotSession(path)
 
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from compress.core.layout import write_json
 from compress.core.registry import UnknownName
 from compress.core.stage import Entry, Ref, StageResult
-from compress.store import LocalStore
-from deploy.tracking.connection import Patience, Unreachable, database_file, retrying
+from compress.store import LocalStore, full_disk_named
+from deploy.tracking.connection import Patience, database_file, retrying
 from deploy.tracking.destination import OFFLINE, Destination
-from deploy.tracking.fetch import check_entry, download, locate, publish
+from deploy.tracking.fetch import Stored, check_entry, download, locate, publish
 from deploy.tracking.sampler import Sample, Sampler
+from deploy.tracking.troubles import Unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -95,7 +96,8 @@ class MlflowStore:
         sampler = self._samplers.pop(ref, None) or Sampler()
         samples = sampler.stop()
         marker = {"ref": ref, "destination": self.destination.as_json(), "samples": samples}
-        write_json(self.pending / f"{ref}.json", marker)
+        with full_disk_named(ref, self.local.root):
+            write_json(self.pending / f"{ref}.json", marker)
         try:
             entry = self.local.put(ref, record, result, seconds)
         except BaseException:
@@ -163,7 +165,7 @@ class MlflowStore:
             self._samplers[ref] = Sampler().start()
         return self.local.scratch(ref)
 
-    def _location(self, ref: Ref) -> str | None:
+    def _location(self, ref: Ref) -> Stored | None:
         database = database_file(self.uri)
         if database is not None and not database.is_file():
             return None
@@ -174,13 +176,13 @@ class MlflowStore:
             return None
 
     def _fetch(self, ref: Ref) -> None:
-        location = self._location(ref)
-        if location is None:
+        stored = self._location(ref)
+        if stored is None:
             raise KeyError(f"no entry {ref!r} in {self.local.root} or at {self.uri}: run the stage that makes it.")
         partial = self.local.root / "incoming" / f"{ref}-{uuid.uuid4().hex[:8]}"
         try:
-            found = self._ask(lambda client: download(self.uri, location, partial))
-            check_entry(found, ref)
+            found = self._ask(lambda client: download(self.uri, stored.location, partial))
+            check_entry(found, ref, stored.digest)
             publish(found, self.local.folder(ref))
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from compress.core.layout import write_json
 from compress.core.stage import Entry, Ref
 from compress.store import ModelStore
-from deploy.pull import EXAMPLE, PACKAGE
-from deploy.triton import MODEL_FILE, SOURCE, VERSION, Plan, Repository, hashes
+from deploy.description import PACKAGE
+from deploy.pull import EXAMPLE
+from deploy.triton import COMPILED_FILE, MODEL_FILE, SOURCE, VERSION, Plan, Repository, hashes
 from deploy.triton_config import triton_name
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 DEMOTED = "demoted"
 FORMAT = 2
 _ONNX, _INT8, _ENGINE = "model.onnx", "model.int8.onnx", "model.plan"
-_COMPILED = "model.pt2"
 
 
 def build_package(
@@ -62,11 +62,10 @@ def build_package(
         "refs": dict(refs),
         "model": f"{triton}/{SOURCE}/model",
         "onnx": f"{triton}/{VERSION}/{MODEL_FILE}",
-        "triton": {"models": repository.models, "version": VERSION, "backend": backend},
+        "triton": {"models": repository.models, "version": VERSION, "backend": backend, "cascade": repository.cascade},
+        "on_request": repository.on_request,
         "files": hashes(folder),
     }
-    if _COMPILED in export.files:
-        package["aotinductor"] = f"{triton}/{SOURCE}/files/{_COMPILED}"
     write_json(folder / PACKAGE, package)
 
 
@@ -74,6 +73,8 @@ def _repository(
     folder: Path, triton: str, export: Entry, spec: InputSpec, *, backend: str, has_int8: bool
 ) -> Repository:
     """Write the export's files as Triton models; files of other kinds go to the `source` folder."""
+    from deploy.export.aotinductor_from_model import manifest_path
+
     repository, files = Repository(folder), dict(export.files)
     repository.add_onnx(triton, files.pop(_ONNX), spec, backend=backend)
     int8, engine = files.pop(_INT8, None), files.pop(_ENGINE, None)
@@ -81,7 +82,10 @@ def _repository(
         repository.add_onnx(f"{triton}_int8", int8, spec, backend=backend)
     if engine is not None:
         files.pop(f"{_ENGINE}.json", None)
-        repository.add_plans(f"{triton}_tensorrt", [Plan.read(engine)], spec)
+        repository.add_plans(triton, [Plan.read(engine)], spec)
+    if (made := files.pop(COMPILED_FILE, None)) is not None:
+        repository.add_aotinductor(triton, made, spec)
+        files.pop(manifest_path(made).name)
     for relative, source in files.items():
         target = folder / triton / SOURCE / "files" / relative
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,16 +15,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.core.model import sha256_of
 from compress.core.stage import Ref
-from compress.store import ModelStore
+from compress.store import ModelStore, full_disk_named
+from deploy.description import PACKAGE, read_package
 from deploy.package import DEMOTED, build_package
-from deploy.pull import EXAMPLE, read_package
+from deploy.pull import EXAMPLE, check_package
 from deploy.tracking.claim import CHAMPION, EXPECTED_TAG, LEASE_S, Claim, finish_claim
-from deploy.tracking.connection import Unreachable, retrying
+from deploy.tracking.connection import retrying
 from deploy.tracking.destination import OFFLINE, Destination, clipped, experiment_id, surrounding_tags
 from deploy.tracking.names import metrics_of
 from deploy.tracking.registry import version_of
-from deploy.tracking.stage_run import REF_TAG, find_model, signature_of
+from deploy.tracking.stage_run import DIGEST_TAG, REF_TAG, find_model, signature_of, unfinished_model
+from deploy.tracking.troubles import Unreachable
+from deploy.tracking.upload import check_stored, upload_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,6 +65,7 @@ def promote(
         promoted, already, name, version, previous, model_id, reasons, export (the entry that was to be promoted).
 
     Raises:
+        StoreFull: There is no space for the package under TMPDIR; the champion is unchanged.
         OSError: The package cannot be written here; the registry was not touched.
     """
     gate = store.record(Ref(gate_ref))
@@ -75,7 +80,8 @@ def promote(
     claim = Claim(name=name, claimant=parent_run or uuid.uuid4().hex, lease_s=_lease_s())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "package"
-        build_package(store, folder, refs, name=name)
+        with full_disk_named(f"the package of {name!r}", Path(scratch).parent):
+            build_package(store, folder, refs, name=name)
 
         def work(client: MlflowClient) -> dict[str, Any]:
             return _move(client, destination, claim, identity, refs, evaluation["report"], folder)
@@ -83,7 +89,12 @@ def promote(
         try:
             answer = retrying(uri, work)
         except Unreachable as error:
-            answer = _answer(name, reasons=[f"{error} The champion is unchanged; run the pipeline again to promote."])
+            known = (
+                f"Nobody answered whether {name}@{CHAMPION} moved: run the pipeline again, which finds out"
+                if claim.is_sent
+                else "The champion is unchanged; run the pipeline again to promote"
+            )
+            answer = _answer(name, reasons=[f"{error} {known}."])
     return answer | {"export": export_ref}
 
 
@@ -180,7 +191,8 @@ def _package(
     if model is None:
         run_id = destination.parent_run or str(client.create_run(experiment, run_name=f"promote-{name}").info.run_id)
         package_tags = {key: value for key, value in tags.items() if key != REF_TAG}
-        model = client.create_logged_model(
+        left = unfinished_model(client, experiment, {PACKAGE_TAG: tags[PACKAGE_TAG]}, run_id)
+        model = left or client.create_logged_model(
             experiment, name=name, source_run_id=run_id, tags=package_tags, model_type="secateur-package"
         )
         package = read_package(folder)
@@ -189,7 +201,9 @@ def _package(
         description = Description(model_id=model.model_id, run_id=run_id, signature=signature)
         description.add_flavor("secateur", ref=tags[REF_TAG], example=EXAMPLE, **facts)
         description.save(str(folder / "MLmodel"))
-        client.log_model_artifacts(model.model_id, str(folder))
+        upload_model(client, model, folder)
+        check_stored(destination.uri, f"models:/{model.model_id}", check_package)
+        client.set_logged_model_tags(model.model_id, {DIGEST_TAG: sha256_of(folder / PACKAGE)})
         model = client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         numbers = [Metric(key, value, model.creation_timestamp, 0, model_id=model.model_id, run_id=run_id)
                    for key, value in metrics_of(report).items()]  # fmt: skip

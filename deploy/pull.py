@@ -14,27 +14,26 @@ the old or the new one, whenever the writer is killed.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from compress.core.layout import RECORD
 from compress.core.model import CorruptModel, Model
+from deploy.description import PACKAGE, read_package
 from deploy.tracking.connection import default_uri, retrying
-from deploy.tracking.fetch import check_entry, check_files, download, publish
-from deploy.triton_config import check_backend
+from deploy.tracking.fetch import check_entry, check_files, digest_of, download, publish, read_hashes
+from deploy.triton_config import check_backend, check_kinds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: SHA-256 of every other file of a package, by relative name.
-PACKAGE = "package.json"
 #: Inputs and the outputs that the packaged model gave for them.
 EXAMPLE = "example.npz"
 PREVIOUS = "previous"
@@ -53,13 +52,13 @@ class Found:
     model_id: str
     version: int | None = None
 
-    def folder_name(self, backend: str = "") -> str:
+    def folder_name(self, backend: str = "", also: Sequence[str] = ()) -> str:
         """Return the name of its folder among the versions, prepared for `backend`."""
-        parts = (str(self.version or ""), self.model_id, backend)
+        parts = (str(self.version or ""), self.model_id, backend, *sorted(set(also)))
         return "-".join(part for part in parts if part)
 
 
-def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "") -> Path:
+def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "", also: Sequence[str] = ()) -> Path:
     """Let `folder` show the package that `name` stands for now, every file checked, and return `folder`.
 
     A version that is there already and whose files are whole is not downloaded again. The one that was shown
@@ -74,6 +73,7 @@ def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "") -> 
         uri: Tracking URI; without it MLFLOW_TRACKING_URI, or `.secateur/mlflow.db` here.
         backend: Triton backend that runs the ONNX files ("python" where the server has no "onnxruntime");
             empty to leave the package's choice.
+        also: Kinds of models that Triton is to find too: "tensorrt", "aotinductor". They are machine code.
 
     Raises:
         FileExistsError: `folder` is there already and was not made by this function.
@@ -84,20 +84,22 @@ def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "") -> 
     versions = Versions(Path(folder))
     versions.check_free()
     check_backend(backend)
+    check_kinds(also)
     uri = uri or default_uri(".secateur")
     found = retrying(uri, lambda client: find(client, name))
-    bring(versions, found, uri=uri, backend=backend)
+    bring(versions, found, uri=uri, backend=backend, also=also)
     return versions.link
 
 
-def bring(versions: Versions, found: Found, *, uri: str, backend: str = "") -> None:
+def bring(versions: Versions, found: Found, *, uri: str, backend: str = "", also: Sequence[str] = ()) -> None:
     """Let the link of `versions` show what was found, downloaded where it is not there yet (see `pull`)."""
-    name = found.folder_name(backend)
+    name = found.folder_name(backend, also)
     with versions.locked():
         if not versions.has(name):
             partial = versions.partial()
             try:
-                versions.add(fetch(uri, found, partial, backend=backend), name)
+                package = fetch(uri, found, partial, backend=backend, also=also)
+                versions.add(package, name)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         versions.show(name)
@@ -183,7 +185,7 @@ class Versions:
         if not folder.is_dir():
             return False
         try:
-            check_package(folder)
+            check_package(folder, is_served=True)
         except (ValueError, KeyError, OSError) as error:
             if name == self.current():
                 said = f"{folder} is shown and was changed after it was pulled ({error})"
@@ -229,30 +231,33 @@ class Versions:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def fetch(uri: str, found: Found, folder: Path, *, backend: str = "") -> Path:
+def fetch(uri: str, found: Found, folder: Path, *, backend: str = "", also: Sequence[str] = ()) -> Path:
     """Download a package into `folder`, check every file, prepare it for serving, and return where it lies."""
     from deploy.triton import prepare
 
+    digest = retrying(uri, lambda client: digest_of(client, found.model_id))
     package = retrying(uri, lambda client: download(uri, f"models:/{found.model_id}", folder))
-    check_package(package)
-    prepare(package, version=found.version, backend=backend)
+    check_package(package, digest)
+    prepare(package, version=found.version, backend=backend, also=also)
     return package
 
 
-def check_package(folder: Path) -> None:
-    """Raise CorruptModel unless the files in `folder` are those that were packaged (or stored as an entry)."""
+def check_package(folder: Path, digest: str = "", *, is_served: bool = False) -> None:
+    """Raise CorruptModel unless the files in `folder` are those that were packaged (or stored as an entry).
+
+    Args:
+        folder: A package or an entry.
+        digest: SHA-256 that the file with the hashes of the others must have, if it is known.
+        is_served: Whether a server uses the folder: Python keeps bytecode beside the scripts that it runs.
+    """
     if (folder / PACKAGE).is_file():
-        check_files(folder, json.loads((folder / PACKAGE).read_text())["files"], also=(PACKAGE,))
-    elif (folder / "entry.json").is_file():
-        check_entry(folder, json.loads((folder / "entry.json").read_text()).get("ref", ""))
+        if digest:
+            read_hashes(folder / PACKAGE, digest)
+        check_files(folder, read_package(folder)["files"], also=(PACKAGE,), is_served=is_served)
+    elif (folder / RECORD).is_file():
+        check_entry(folder, read_hashes(folder / RECORD).get("ref", ""), digest)
     else:
-        raise CorruptModel(f"{folder} is no secateur model: neither {PACKAGE} nor entry.json is there.")
-
-
-def read_package(folder: str | Path) -> dict[str, Any]:
-    """Return what `package.json` says; nothing for an entry that was pushed as it is."""
-    path = Path(folder) / PACKAGE
-    return json.loads(path.read_text()) if path.is_file() else {}
+        raise CorruptModel(f"{folder} is no secateur model: neither {PACKAGE} nor {RECORD} is there.")
 
 
 def onnx_file(folder: str | Path) -> Path:
@@ -263,12 +268,20 @@ def onnx_file(folder: str | Path) -> Path:
 def aotinductor_file(folder: str | Path) -> Path:
     """Return the AOTInductor package of a pulled folder, its manifest beside it.
 
+    It is machine code, so that every file of the folder is checked again before anybody loads it.
+
     Raises:
         ValueError: The export stage made none.
+        CorruptModel: A file was changed after the pull.
     """
-    relative = read_package(folder).get("aotinductor", "files/model.pt2")
-    if not (path := Path(folder) / relative).is_file():
+    from deploy.triton import COMPILED_FILE, asleep_or_awake
+
+    root = Path(folder)
+    package = read_package(root)
+    path = asleep_or_awake(root, package, "aotinductor") / COMPILED_FILE if package else root / "files" / COMPILED_FILE
+    if not path.is_file():
         raise ValueError(f"{folder} holds no AOTInductor package: export with the option aotinductor, then promote.")
+    check_package(root, is_served=True)
     return path
 
 

@@ -6,6 +6,7 @@ reads; MLFLOW_S3_ENDPOINT_URL names an endpoint too.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.core.progress import track
 from compress.data.cache import atomic_file
 from compress.data.source import FETCHERS, MissingData
+from deploy.s3_transfer import transfer
 
 BUCKET = re.compile(r"[a-z0-9A-Z][a-z0-9A-Z._-]{1,61}[a-z0-9A-Z]")
-CHUNK_BYTES = 1 << 20
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 REFUSED = frozenset({"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
 
@@ -43,13 +45,14 @@ def s3(uri: str, cache: Path, *, num_connections: int = 8) -> Path:
     Raises:
         MissingData: Neither an object nor a prefix of this name.
         ValueError: No such bucket, refused credentials, or a key that would leave the cache.
-        ConnectionError: The endpoint does not answer.
+        ConnectionError: The endpoint does not answer, or what arrives is not what it holds.
+        OSError: The disk is full.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not BUCKET.fullmatch(bucket):
         raise ValueError(f"{uri}: {bucket!r} is no name of a bucket; write s3://bucket/key.")
     place = Bucket(client=_client(), name=bucket, cache=cache / bucket)
-    with _explained(uri, bucket):
+    with _explained(uri, bucket, cache):
         if key and not key.endswith("/"):
             path = place.file(key)
             if path is not None:
@@ -79,7 +82,7 @@ class Bucket:
         known = self._known(key)
         condition = {"IfNoneMatch": known} if known else {}
         try:
-            self.client.head_object(Bucket=self.name, Key=key, **condition)
+            head = self.client.head_object(Bucket=self.name, Key=key, **condition)
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code in MISSING:
@@ -87,21 +90,25 @@ class Bucket:
             if code in ("304", "NotModified"):
                 return target
             raise
-        return self._download(key)
+        return self._download(key, head["ETag"], head["ContentLength"])
 
     def folder(self, prefix: str, num_connections: int) -> Path:
         """Return a folder that holds exactly the objects under `prefix`, each up to date."""
         target = self._object(prefix) if prefix else self.cache / "objects"
         start = f"{prefix}/" if prefix else ""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=start)
-        etags = {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", ())}
-        etags = {key: etag for key, etag in etags.items() if not key.endswith("/")}
-        if not etags:
+        listed = {item["Key"]: item for page in pages for item in page.get("Contents", ())}
+        listed = {key: item for key, item in listed.items() if not key.endswith("/")}
+        if not listed:
             raise MissingData(f"s3://{self.name}/{prefix} holds no object: check the bucket and the spelling.")
-        _remove_others(target, {self._object(key) for key in etags})
-        changed = [key for key, etag in etags.items() if self._known(key) != etag]
+        _remove_others(target, {self._object(key) for key in listed})
+        changed = [
+            (key, item["ETag"], item["Size"]) for key, item in listed.items() if self._known(key) != item["ETag"]
+        ]
         with ThreadPoolExecutor(num_connections) as pool:
-            list(pool.map(self._download, changed))
+            arriving = pool.map(lambda facts: self._download(*facts), changed)
+            for _ in track(arriving, total=len(changed), what=f"fetch s3://{self.name}/{prefix}"):
+                pass
         return target
 
     def _object(self, key: str) -> Path:
@@ -120,23 +127,19 @@ class Bucket:
             pass
         return None
 
-    def _download(self, key: str) -> Path:
+    def _download(self, key: str, etag: str, size_bytes: int) -> Path:
         """Replace the copy, then its ETag: a kill in between leads to one more download, never to a wrong copy."""
-        answer = self.client.get_object(Bucket=self.name, Key=key)
         target = self._object(key)
         try:
             with atomic_file(target) as partial:
-                with partial.open("wb") as file:
-                    for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
-                        file.write(chunk)
-                size_bytes = partial.stat().st_size
+                transfer(self.client, self.name, key, partial, size_bytes=size_bytes, etag=etag)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise ValueError(
                 f"s3://{self.name}/{key} cannot lie in a folder beside its neighbours: one key is the folder of "
                 f"another. Rename one of the two."
             ) from error
         with atomic_file(self._etag(key)) as partial:
-            partial.write_text(json.dumps({"etag": answer["ETag"], "size_bytes": size_bytes}))
+            partial.write_text(json.dumps({"etag": etag, "size_bytes": size_bytes}))
         return target
 
 
@@ -167,17 +170,26 @@ def _client() -> Any:
 
     by_aws = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     endpoint = by_aws or os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None
-    config = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 3})
+    steady = {"AWS_RETRY_MODE": ("mode", "standard"), "AWS_MAX_ATTEMPTS": ("total_max_attempts", 4)}
+    retries = dict(setting for name, setting in steady.items() if name not in os.environ)
+    config = Config(connect_timeout=10, read_timeout=60, retries=retries or None)
     return boto3.client("s3", endpoint_url=endpoint, config=config)
 
 
 @contextmanager
-def _explained(uri: str, bucket: str) -> Iterator[None]:
+def _explained(uri: str, bucket: str, cache: Path = Path()) -> Iterator[None]:
     """Turn boto3's errors into what went wrong and how to repair it."""
+    from boto3.exceptions import RetriesExceededError
     from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError, NoCredentialsError
 
     try:
         yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno, f"{uri}: no space left for the copy in {cache}: free space or set SECATEUR_CACHE"
+            ) from error
+        raise
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "NoSuchBucket":
@@ -187,12 +199,16 @@ def _explained(uri: str, bucket: str) -> Iterator[None]:
                 f"{uri}: access was refused ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that "
                 f"they may read and list {bucket!r}."
             ) from error
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            raise ConnectionError(
+                f"{uri}: the store is busy or broken: {error}. Try again later; what was fetched is kept."
+            ) from error
         raise ValueError(f"{uri}: the store answered {error}.") from error
     except NoCredentialsError as error:
         raise ValueError(
             f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with an AWS tool."
         ) from error
-    except (EndpointConnectionError, HTTPClientError) as error:
+    except (EndpointConnectionError, HTTPClientError, RetriesExceededError) as error:
         raise ConnectionError(
             f"{uri}: {error} Check AWS_ENDPOINT_URL (or MLFLOW_S3_ENDPOINT_URL) and the network."
         ) from error

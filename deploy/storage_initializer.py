@@ -7,20 +7,21 @@ KServe calls it with the address and the folder:
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from compress.core.layout import write_json
 from compress.core.model import CorruptModel
+from deploy.description import PACKAGE, SCRIPT, read_package
 from deploy.kserve import read_address
-from deploy.pull import PACKAGE, check_package, fetch, find
-from deploy.tracking.connection import Unreachable, default_uri, retrying
-from deploy.triton import CONFIG, hashes
+from deploy.pull import check_package, fetch, find
+from deploy.tracking import Unreachable
+from deploy.tracking.connection import default_uri, retrying
+from deploy.triton import ON_REQUEST, SOURCE, hashes
 from deploy.triton_config import check_backend
 
 log = logging.getLogger("secateur.serving")
@@ -29,8 +30,8 @@ log = logging.getLogger("secateur.serving")
 INCOMING = ".secateur-incoming"
 #: Where a package is downloaded to, inside of the folder: a mount cannot be renamed.
 PARTIAL = ".partial"
-#: Entries of `package.json` that name a file or a folder of the package.
-PATHS = ("onnx", "model", "aotinductor")
+#: Folder in a model's `source`, which Triton does not look into, for the network that is not served by itself.
+UNSERVED = "unserved"
 
 
 def fill(address: str, folder: Path, *, uri: str = "") -> None:
@@ -85,7 +86,7 @@ def keep(package: Path, names: Sequence[str]) -> None:
     """Delete the Triton models of a package that are not among `names`, nor members that one of these calls.
 
     A server that loads all that it finds then serves what was chosen. Members of a cascade have names with a digest,
-    so nobody could name them in advance; the cascade's config.pbtxt names them.
+    so nobody could name them in advance; `package.json` names them. The network itself stays, where no server sees it.
 
     Args:
         package: Folder that was pulled and checked; nobody else reads it yet.
@@ -94,21 +95,34 @@ def keep(package: Path, names: Sequence[str]) -> None:
     Raises:
         ValueError: The package has no such model; names those that it has.
     """
-    path = package / PACKAGE
-    found = json.loads(path.read_text())
-    there: list[str] = found.get("triton", {}).get("models", [])
+    found = read_package(package)
+    there: list[str] = found["triton"]["models"]
     if unknown := sorted(set(names) - set(there)):
         raise ValueError(f"load={unknown[0]!r} is no Triton model of the package, which has {', '.join(there)}.")
-    kept = set(names)
-    for name in names:
-        called = re.findall(r'string_value: "([^"]*)"', (package / name / CONFIG).read_text())
-        kept |= set(called) & set(there)
-    for name in set(there) - kept:
-        shutil.rmtree(package / name)
+    kept, cascade = set(names), found["triton"]["cascade"]
+    if cascade.get("name") in kept:
+        kept |= set(cascade.values()) & set(there)
+    else:
+        found["triton"]["cascade"] = {}
     found["triton"]["models"] = [name for name in there if name in kept]
-    gone = [key for key in PATHS if key in found and not (package / found[key]).exists()]
-    found = {key: value for key, value in found.items() if key not in gone}
-    write_json(path, found | {"files": hashes(package)})
+    found["on_request"] = {kind: name for kind, name in found["on_request"].items() if name in kept}
+    home = found["onnx"].partition("/")[0]
+    for name in set(there) - kept - {home}:
+        shutil.rmtree(package / name)
+    if home not in kept:
+        _hide(package, home, f"{found['triton']['models'][-1]}/{SOURCE}/{UNSERVED}/{home}", found)
+    write_json(package / PACKAGE, found | {"files": hashes(package)})
+
+
+def _hide(package: Path, home: str, place: str, found: dict[str, Any]) -> None:
+    """Move the network's files to a place that no server looks into, without what a server would run."""
+    shutil.rmtree(package / home / SOURCE / ON_REQUEST, ignore_errors=True)
+    for script in (package / home).glob(f"*/{SCRIPT}"):
+        script.unlink()
+    (package / place).parent.mkdir(parents=True, exist_ok=True)
+    (package / home).rename(package / place)
+    for key in ("onnx", "model"):
+        found[key] = place + found[key].removeprefix(home)
 
 
 def _is_whole(folder: Path) -> bool:

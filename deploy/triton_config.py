@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from compress.core.registry import UnknownName
+
 MAX_BATCH = 64
 #: How long a request may wait for others to be batched with, in microseconds.
 QUEUE_DELAY_US = 200
@@ -15,6 +17,8 @@ QUEUE_DELAY_US = 200
 ONNX_BACKENDS = ("onnxruntime", "python")
 #: Parameter of every model that ONNX Runtime runs; tells an ONNX file in the Python backend from other Python.
 ONNX_PARAMETER = "intra_op_thread_count"
+#: Models that some machines only can run; a server is shown them on request.
+KINDS = ("tensorrt", "aotinductor")
 
 
 class Enum(str):
@@ -144,6 +148,13 @@ def check_backend(backend: str) -> None:
     """Raise ValueError for a backend that runs no ONNX file; an empty one means no choice."""
     if backend and backend not in ONNX_BACKENDS:
         raise ValueError(f"backend {backend!r} runs no ONNX file: choose one of {', '.join(ONNX_BACKENDS)}.")
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise UnknownName for a kind of model that is no kind of model on request."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UnknownName.among("kind of model on request", kind, KINDS)
 
 
 def triton_name(name: str) -> str:

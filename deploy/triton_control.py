@@ -25,15 +25,16 @@ def switch(address: str, *, load: Sequence[str], old: Sequence[str] = ()) -> Non
         old: Models that the version before consisted of; those that are not in `load` are unloaded.
 
     Raises:
-        TritonRefused: A model could not be loaded; what served before still serves, and nothing was unloaded.
+        TritonRefused: A model could not be loaded; says which of the new ones serve already. Nothing was unloaded.
     """
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.utils import InferenceServerException
 
-    client = InferenceServerClient(url=address)
+    client, loaded = InferenceServerClient(url=address), list[str]()
     try:
         for name in load:
             client.load_model(name, client_timeout=LOAD_S)
+            loaded.append(name)
         gone = [name for name in old if name not in load]
         if gone:
             _drained(client)
@@ -41,11 +42,17 @@ def switch(address: str, *, load: Sequence[str], old: Sequence[str] = ()) -> Non
             client.unload_model(name, client_timeout=LOAD_S)
     except InferenceServerException as error:
         raise TritonRefused(
-            f"Triton at {address} refused: {error.message()}. What it served before, it still serves. Check that it "
-            f"runs with --model-control-mode explicit and that its --model-repository is the pulled folder."
+            f"Triton at {address} refused: {error.message()}. {_said(loaded)} Check that it runs with "
+            f"--model-control-mode explicit and that its --model-repository is the pulled folder."
         ) from error
     finally:
         client.close()
+
+
+def _said(loaded: Sequence[str]) -> str:
+    if not loaded:
+        return "What it served before, it still serves."
+    return f"New already: {', '.join(loaded)}; of the others it still serves what it did before."
 
 
 def _drained(client: Any) -> None:

@@ -9,12 +9,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from deploy.pull import Versions, bring, find, read_package
+from deploy.description import read_package
+from deploy.pull import Versions, bring, find
 from deploy.tracking.connection import default_uri, retrying
-from deploy.triton_config import check_backend
+from deploy.triton_config import check_backend, check_kinds
 
 _log = logging.getLogger(__name__)
 #: Longest pause between two attempts, in intervals.
@@ -32,6 +34,7 @@ class Settings:
         backend: Triton backend for ONNX files; empty to leave the package's choice.
         interval_s: Seconds between two looks.
         triton: "HOST:PORT" of the gRPC of a server that loads what was pulled, or empty.
+        also: Kinds of models that the server is to find too: "tensorrt", "aotinductor".
     """
 
     name: str
@@ -40,11 +43,15 @@ class Settings:
     backend: str = ""
     interval_s: float = 30.0
     triton: str = ""
+    also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_backend(self.backend)
+        check_kinds(self.also)
         if not self.interval_s > 0:
             raise ValueError(f"interval {self.interval_s:g}: give the seconds between two looks, more than 0.")
+        if self.triton and find_spec("tritonclient") is None:
+            raise ValueError("tritonclient, which talks to Triton, is not installed: pip install 'secateur[serve]'.")
 
 
 class Follower:
@@ -68,8 +75,8 @@ class Follower:
         chosen, before = self._settings, self._versions.current()
         try:
             found = retrying(self._uri, lambda client: find(client, chosen.name))
-            if found.folder_name(chosen.backend) != before:
-                bring(self._versions, found, uri=self._uri, backend=chosen.backend)
+            if found.folder_name(chosen.backend, chosen.also) != before:
+                bring(self._versions, found, uri=self._uri, backend=chosen.backend, also=chosen.also)
                 _log.info("%s shows %s now (before: %s)", chosen.folder, self._versions.current(), before or "nothing")
         finally:
             now = self._versions.current()

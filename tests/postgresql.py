@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class Server:
 
     url: str
     restart: Callable[[], None]
+    stop: Callable[[], None]
+    start: Callable[[], None]
 
 
 @contextmanager
@@ -72,7 +74,11 @@ def postgresql(folder: Path) -> Iterator[Server]:
     control("start")
     try:
         yield Server(
-            f"postgresql://search:{PASSWORD}@127.0.0.1:{port}/postgres", lambda: control("-m", "immediate", "restart")
+            f"postgresql://search:{PASSWORD}@127.0.0.1:{port}/postgres",
+            restart=lambda: control("-m", "immediate", "restart"),
+            stop=lambda: control("-m", "immediate", "stop"),
+            start=lambda: control("start"),
         )
     finally:
-        control("-m", "immediate", "stop")
+        with suppress(subprocess.CalledProcessError):
+            control("-m", "immediate", "stop")

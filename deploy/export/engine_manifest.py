@@ -18,6 +18,9 @@ from compress.core.model import sha256_of
 if TYPE_CHECKING:
     from deploy.export.engine_from_onnx import EngineSettings
 
+#: Tag or digest of the Triton that is to load the engines; the chart sets it for all tasks (serving.triton.image).
+TRITON_TAG = "SECATEUR_TRITON_TAG"
+
 
 def manifest_of(trt: Any, logger: Any, *, source: Path, engine: bytes, settings: EngineSettings) -> dict[str, Any]:
     """Return versions, settings, hashes and the census of precisions of one engine.
@@ -42,7 +45,7 @@ def manifest_of(trt: Any, logger: Any, *, source: Path, engine: bytes, settings:
         "timing_cache_sha256": sha256_of(cache) if cache and cache.is_file() else None,
         "precisions": _census(trt, logger, engine),
         "image": os.environ.get("SECATEUR_IMAGE_DIGEST", ""),
-        "triton": os.environ.get("SECATEUR_TRITON_TAG", ""),
+        "triton": os.environ.get(TRITON_TAG, ""),
     }
 
 

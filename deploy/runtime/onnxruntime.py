@@ -6,21 +6,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.stage import Entry
 from compress.measure.runtimes import RUNTIMES, Session
+from deploy.runtime.onnx_session import CPU, ProviderMissing, session_from_bytes
 
-CPU = "CPUExecutionProvider"
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-WARNINGS_OFF = 3
-
-
-class ProviderMissing(RuntimeError):
-    """ONNX Runtime fell back to another execution provider than the one asked for."""
 
 
 class OnnxSession:
@@ -51,36 +46,6 @@ class OnnxSession:
         """Return logits (B, num_classes), float32, for inputs (B, C, H, W)."""
         logits_BC: NDArray[np.float32] = self._session.run(None, {self._input: x_BCHW})[0]
         return logits_BC
-
-
-def session_from_bytes(graph: bytes, *, num_threads: int = 1, provider: str = CPU, is_optimized: bool = True) -> Any:
-    """Return an `onnxruntime.InferenceSession` whose first provider is `provider`.
-
-    Threads do not spin while they wait: sessions that take turns would steal each other's cores.
-
-    Raises:
-        ProviderMissing: ONNX Runtime chose another provider; says which ones it has.
-    """
-    import onnxruntime as ort
-
-    ort.disable_telemetry_events()
-    options = ort.SessionOptions()
-    options.log_severity_level = WARNINGS_OFF
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not is_optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    available = ort.get_available_providers()
-    if provider not in available:
-        raise ProviderMissing(f"this ONNX Runtime has no {provider}; it has {', '.join(available)}.")
-    session = ort.InferenceSession(graph, options, providers=[provider])
-    if session.get_providers()[0] != provider:
-        raise ProviderMissing(
-            f"asked ONNX Runtime for {provider} and got {session.get_providers()[0]}: "
-            f"install the libraries that {provider} needs, or ask for one of {', '.join(available)}."
-        )
-    return session
 
 
 @RUNTIMES.register("onnxruntime", package="onnxruntime")
@@ -120,3 +85,6 @@ def onnxruntime(
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         export = onnx_from_model(entry.model, Path(folder) / FILES["fp32"], ref=entry.ref)
         yield OnnxSession(export.path, num_threads=num_threads, provider=provider)
+
+
+__all__ = ["CPU", "FILES", "OnnxSession", "ProviderMissing", "onnxruntime", "session_from_bytes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,8 @@ class EngineSession:
         trt = trt or require_tensorrt()
         self.path, self.device, self.size_bytes = path, device, path.stat().st_size
         runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        if _is_version_compatible(path):
+            runtime.engine_host_code_allowed = True
         self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise EngineError(
@@ -65,6 +68,13 @@ class EngineSession:
 
     def _stream(self) -> int:
         return int(torch.cuda.current_stream().cuda_stream) if self.device == "cuda" else 0
+
+
+def _is_version_compatible(path: Path) -> bool:
+    """Return whether the manifest beside an engine says that it carries code of its own."""
+    manifest = path.with_name(f"{path.name}.json")
+    settings = json.loads(manifest.read_text()).get("settings", {}) if manifest.is_file() else {}
+    return bool(settings.get("is_version_compatible", False))
 
 
 @RUNTIMES.register("tensorrt", package="tensorrt")

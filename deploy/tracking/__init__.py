@@ -3,9 +3,10 @@
 Nothing here imports `mlflow` (three seconds) before a function is called that talks to it.
 """
 
-from deploy.tracking.connection import Unreachable, default_uri, ui_command
+from deploy.tracking.connection import default_uri, ui_command
 from deploy.tracking.names import metrics_of, params_of
 from deploy.tracking.parents import close_parent, open_parent
+from deploy.tracking.troubles import Unreachable
 
 __all__ = [
     "Unreachable",

@@ -37,12 +37,14 @@ class Claim:
             process that was killed.
         lease_s: Age at which somebody else's open claim counts as abandoned.
         version: What was registered, after `stake`.
+        is_sent: Whether the registry was asked to move the alias; without its answer nobody knows whether it did.
     """
 
     name: str
     claimant: str
     lease_s: float = LEASE_S
     version: ModelVersion | None = None
+    is_sent: bool = field(default=False, init=False)
     _staked_at: float = field(default=0.0, repr=False)
 
     def stake(
@@ -90,6 +92,7 @@ class Claim:
         assert self.version is not None, "stake first"
         reason = self._rivals(client) or self._changed(client)
         if not reason:
+            self.is_sent = True
             client.set_registered_model_alias(self.name, CHAMPION, self.version.version)
         self._mark(client, self.version, LOST if reason else WON)
         return reason

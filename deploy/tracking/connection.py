@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
@@ -14,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from deploy.tracking.troubles import Unreachable, explain, is_final, is_local, is_trouble
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
-
-#: HTTP status codes that another attempt will not change.
-FINAL_STATUS = (400, 401, 403, 404, 405)
 
 #: MLflow's own settings while we talk to it: no telemetry, no bars in a log.
 QUIET = {
@@ -29,18 +28,13 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-#: Unless the user has set them: MLflow's own retries would take minutes.
-STEADY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
-
-
-#: What only the disk or the folders here can be blamed for.
-LOCAL_ERRORS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
-)
-
-
-class Unreachable(ConnectionError):
-    """MLflow did not answer, or refused. Says the URI and the reason."""
+#: Unless the user has set them: MLflow's own retries would take minutes, and boto3's have no jitter.
+STEADY = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "AWS_RETRY_MODE": "standard",
+    "AWS_MAX_ATTEMPTS": "4",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +138,26 @@ def connected(uri: str, patience: Patience | None = None) -> Iterator[MlflowClie
             mlflow.set_registry_uri("")
 
 
+def refuse_password(uri: str) -> None:
+    """Refuse an address with a password in it: addresses are shown in logs, reports and commands.
+
+    Raises:
+        ValueError: It has one; says where it belongs.
+
+    >>> refuse_password("https://mlflow.example.com")
+    >>> refuse_password("https://ann:secret@mlflow.example.com")
+    Traceback (most recent call last):
+    ValueError: the address of MLflow at mlflow.example.com holds a password: put user and password into \
+MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a database: PGUSER, PGPASSWORD) and leave them out.
+    """
+    parts = urlsplit(uri)
+    if parts.password is not None:
+        raise ValueError(
+            f"the address of MLflow at {parts.hostname} holds a password: put user and password into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a database: PGUSER, PGPASSWORD) and leave them out."
+        )
+
+
 def retrying(uri: str, work: Callable[[MlflowClient], T], patience: Patience | None = None) -> T:
     """Return `work(client)`, tried again with exponentially growing, jittered pauses.
 
@@ -152,20 +166,22 @@ def retrying(uri: str, work: Callable[[MlflowClient], T], patience: Patience | N
     Raises:
         Unreachable: After the last attempt, or at once when another one cannot help.
         OSError: At once, when the disk here is full or a folder here cannot be used.
+        ValueError: The address holds a password.
     """
-    patience, troubles = patience or Patience.from_environment(), _troubles()
+    refuse_password(uri)
+    patience = patience or Patience.from_environment()
     start, delay_s = time.monotonic(), patience.first_delay_s
     for attempt in range(1, patience.attempts + 1):
         try:
             with connected(uri, patience) as client:
                 return work(client)
-        except troubles as error:
-            if is_local(error):
+        except Exception as error:
+            if is_local(error) or not is_trouble(error):
                 raise
             pause_s = delay_s * (0.5 + secrets.randbelow(1001) / 1000)
             is_late = time.monotonic() - start + pause_s > patience.total_s
-            if attempt == patience.attempts or is_late or _is_final(error):
-                raise Unreachable(_explain(uri, error, attempt, time.monotonic() - start)) from error
+            if attempt == patience.attempts or is_late or is_final(error):
+                raise Unreachable(explain(uri, error, attempt, time.monotonic() - start)) from error
             time.sleep(pause_s)
             delay_s *= 2
     raise AssertionError("unreachable: the loop returns or raises")
@@ -187,39 +203,6 @@ def _answering(uri: str, patience: Patience) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
-
-
-def _troubles() -> tuple[type[Exception], ...]:
-    """Return what an unreachable or refusing MLflow raises; imports it, which is not counted as waiting."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (MlflowException, SQLAlchemyError, OSError)
-
-
-def is_local(error: Exception) -> bool:
-    """Return whether an error came from this machine's disk, not from MLflow.
-
-    >>> is_local(OSError(28, "No space left on device")), is_local(ConnectionResetError(104, "reset"))
-    (True, False)
-    """
-    return isinstance(error, OSError) and error.errno in LOCAL_ERRORS
-
-
-def _is_final(error: Exception) -> bool:
-    status = getattr(error, "get_http_status_code", lambda: 0)()
-    return status in FINAL_STATUS
-
-
-def _explain(uri: str, error: Exception, attempts: int, seconds: float) -> str:
-    reason = " ".join(str(error).split())
-    hint = "start it, or set MLFLOW_TRACKING_URI to one that runs"
-    if "Invalid Host header" in reason:
-        hint = "the server refuses this host name: start it with --allowed-hosts (MLFLOW_SERVER_ALLOWED_HOSTS)"
-    elif "401" in reason or "403" in reason:
-        hint = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-    tries = "once" if attempts == 1 else f"{attempts} times in {seconds:.0f} s"
-    return f"MLflow at {uri} cannot be used (tried {tries}): {reason[:300]}. To repair: {hint}."
 
 
 def _hush() -> None:

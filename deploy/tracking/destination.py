@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.tracking.connection import Unreachable, artifact_location
+from deploy.tracking.connection import artifact_location, refuse_password
 from deploy.tracking.names import TAG_LENGTH
+from deploy.tracking.troubles import Unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,6 +50,9 @@ class Destination:
     parent_run: str = ""
     run_id: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        refuse_password(self.uri)
 
     @classmethod
     def here(cls, uri: str, **more: Any) -> Destination:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.layout import write_json
-from deploy.tracking.connection import Unreachable, retrying
+from deploy.tracking.connection import retrying
 from deploy.tracking.destination import (
     OFFLINE,
     PARENT_KEY,
@@ -23,6 +23,7 @@ from deploy.tracking.destination import (
     find_run,
     surrounding_tags,
 )
+from deploy.tracking.troubles import Unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

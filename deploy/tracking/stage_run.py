@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.core.layout import RECORD
+from compress.core.model import sha256_of
 from compress.core.stage import Ref
 from compress.store import LocalStore
 from deploy.tracking.destination import (
@@ -24,6 +26,7 @@ from deploy.tracking.destination import (
 from deploy.tracking.names import LABEL_TAG, metrics_of, params_of, recipe_sha256
 from deploy.tracking.parents import resolve_parent
 from deploy.tracking.sampler import Sample
+from deploy.tracking.upload import upload_model, upload_to_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 REF_TAG = "secateur.ref"
 #: Set last: where the complete entry lies ("models:/m-…" or "runs:/…/entry").
 ENTRY_TAG = "secateur.entry"
+#: SHA-256 of the file among an entry's or a package's that holds the hashes of the others.
+DIGEST_TAG = "secateur.sha256"
 #: Where MLflow looks for the tables of a run.
 TABLES_TAG = "mlflow.loggedArtifacts"
 
@@ -70,7 +75,8 @@ def push_entry(
         location = f"models:/{model.model_id}"
         _log_output(client, run_id, model, record)
     else:
-        client.log_artifacts(run_id, str(local.folder(ref)), "entry")
+        upload_to_run(client, run_id, local.folder(ref), "entry")
+        client.set_tag(run_id, DIGEST_TAG, sha256_of(local.folder(ref) / RECORD))
         location = f"runs:/{run_id}/entry"
     _log_lineage(client, run_id, record)
     if parent and parent != run_id and not label and is_final(record["report"]):
@@ -119,10 +125,20 @@ def recipe_of(local: LocalStore, ref: str) -> dict[str, Any]:
 
 def find_model(client: MlflowClient, experiments: Sequence[str], tags: Mapping[str, str]) -> LoggedModel | None:
     """Return the newest complete LoggedModel that carries all `tags`, or None."""
+    return next((model for model in _tagged(client, experiments, tags) if str(model.status).endswith("READY")), None)
+
+
+def unfinished_model(client: MlflowClient, experiment: str, tags: Mapping[str, str], run_id: str) -> LoggedModel | None:
+    """Return the LoggedModel that an interrupted upload of the same run left, to go on with, or None."""
+    found = _tagged(client, [experiment], tags)
+    mine = (model for model in found if model.source_run_id == run_id)
+    return next((model for model in mine if str(model.status).endswith("PENDING")), None)
+
+
+def _tagged(client: MlflowClient, experiments: Sequence[str], tags: Mapping[str, str]) -> Sequence[LoggedModel]:
     wanted = " AND ".join(f"tags.`{name}` = '{quoted(value)}'" for name, value in tags.items())
     newest_first = [{"field_name": "creation_timestamp", "ascending": False}]
-    found = client.search_logged_models(list(experiments), filter_string=wanted, order_by=newest_first)
-    return next((model for model in found if str(model.status).endswith("READY")), None)
+    return client.search_logged_models(list(experiments), filter_string=wanted, order_by=newest_first)
 
 
 def _run_of(client: MlflowClient, experiment: str, parent: str, ref: Ref, record: Mapping[str, Any], label: str) -> str:
@@ -211,10 +227,11 @@ def _logged_model(
     from mlflow.entities import LoggedModelStatus
     from mlflow.models import Model as Description
 
-    if (found := find_model(client, [experiment], {REF_TAG: record["ref"]})) is not None:
+    wanted = {REF_TAG: record["ref"]}
+    if (found := find_model(client, [experiment], wanted)) is not None:
         return found
     identity = record["identity"]
-    model = client.create_logged_model(
+    model = unfinished_model(client, experiment, wanted, run_id) or client.create_logged_model(
         experiment,
         name=record["ref"],
         source_run_id=run_id,
@@ -224,10 +241,11 @@ def _logged_model(
     )
     description = Description(model_id=model.model_id, run_id=run_id, signature=signature_of(folder / "model"))
     description.add_flavor("secateur", format=1, ref=record["ref"], model="model", record="entry.json")
-    client.log_model_artifacts(model.model_id, str(folder))
+    upload_model(client, model, folder)
     with tempfile.TemporaryDirectory() as scratch:
         description.save(str(Path(scratch) / "MLmodel"))
         client.log_model_artifacts(model.model_id, scratch)
+    client.set_logged_model_tags(model.model_id, {DIGEST_TAG: sha256_of(folder / RECORD)})
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 

@@ -222,6 +222,25 @@ def test_compiled_pipelines_find_their_names() -> None:
     assert secrets == dict.fromkeys(set(placement.SECRET_KEYS) - for_tasks_alone, parameters["secret"])
 
 
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, "26.09-py3"),
+        ({"tag": "26.10-py3"}, "26.10-py3"),
+        ({"tag": "26.10-py3", "digest": "sha256:" + "1" * 64}, "26.10-py3@sha256:" + "1" * 64),
+        ({"repository": "registry.example:5000/triton", "tag": "26.10"}, "26.10"),
+    ],
+)
+def test_engines_learn_which_triton_will_load_them(image: dict[str, str], expected: str) -> None:
+    """The variable that an engine's manifest records, under the name that the exporter reads."""
+    from deploy.export.engine_manifest import TRITON_TAG
+
+    triton = {"enabled": True, "tensorrtVersion": "10.16.1", "image": image}
+    serving = merged(URI, {"serving": {"triton": triton}})
+    assert render(serving).sole("ConfigMap", "secateur")["data"][TRITON_TAG] == expected
+    assert TRITON_TAG not in render(merged(URI)).sole("ConfigMap", "secateur")["data"]
+
+
 def schedule_file(values: dict[str, Any]) -> dict[str, Any]:
     return yaml.safe_load(render(values).sole("ConfigMap", "schedule")["data"]["schedule.yaml"])
 

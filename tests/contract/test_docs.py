@@ -76,6 +76,6 @@ def test_the_site_builds_and_has_every_component(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "site" / "components" / "index.html").read_text()
-    readmes = [path.parent.name for path in (ROOT / "components").glob("*/README.md")]
+    readmes = [path.parent.name for path in (ROOT / "components").glob("*/component.py")]
     assert len(readmes) >= 15
     assert [name for name in readmes if f'id="{name}"' not in page] == []

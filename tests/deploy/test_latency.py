@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compress.core.model import CorruptModel
 from compress.measure.paired import PairedLatency
 from deploy import latency
 from deploy.export.onnx_from_model import onnx_from_model
 from deploy.latency import compare, main, open_artifact
 from deploy.runtime import tensorrt as runtime
+from deploy.triton import hashes
 from tests.toys import toy_model
 
 
@@ -75,3 +78,22 @@ def test_files_of_different_tasks_are_not_compared(files: tuple[Path, Path], mon
 def test_engines_go_to_tensorrt(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(runtime, "EngineSession", lambda path: f"engine of {path.name}")
     assert open_artifact(Path(name)) == f"engine of {name}"  # type: ignore[comparison-overlap]
+
+
+def test_machine_code_of_unknown_origin_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr("deploy.runtime.aotinductor.AotSession", opened.append)
+    path = tmp_path / "home" / "deep" / "model.pt2"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"machine code")
+    with pytest.raises(ValueError, match="machine code of unknown origin"):
+        open_artifact(path)
+    home = tmp_path / "home"
+    (home / "model.onnx").write_bytes(b"network")
+    said = {"onnx": "model.onnx", "model": "deep", "triton": {"models": [], "version": 1}, "files": hashes(home)}
+    (home / "package.json").write_text(json.dumps(said))
+    open_artifact(path)
+    path.write_bytes(b"other machine code")
+    with pytest.raises(CorruptModel, match="changed after it was saved"):
+        open_artifact(path)
+    assert opened == [path]

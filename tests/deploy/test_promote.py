@@ -60,6 +60,34 @@ def test_an_unreachable_registry_is_a_reason_not_a_crash(tmp_path: Path, monkeyp
     assert "http://127.0.0.1:9" in answer["reasons"][0]
 
 
+def test_an_answer_that_got_lost_is_not_called_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry moves the alias, and nobody hears of it any more."""
+    from mlflow import MlflowClient
+
+    uri, store = fresh_uri(tmp_path), LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files")
+    really = MlflowClient.set_registered_model_alias
+
+    def move_and_vanish(client: MlflowClient, name: str, alias: str, version: str) -> None:
+        really(client, name, alias, version)
+        if alias == "champion":
+            monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", gone)
+            gone()
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the server went away")
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", move_and_vanish)
+    monkeypatch.setenv("SECATEUR_MLFLOW_ATTEMPTS", "2")
+    answer = ask(uri, store, refs)
+    assert not answer["promoted"]
+    assert "Nobody answered whether toy@champion moved" in answer["reasons"][0]
+    assert "unchanged" not in answer["reasons"][0]
+    monkeypatch.undo()
+    again = ask(uri, store, refs)
+    assert (again["promoted"], again["already"], again["version"]) == (True, True, "1")
+
+
 def test_a_package_that_cannot_be_written_is_not_blamed_on_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

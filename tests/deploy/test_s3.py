@@ -54,9 +54,9 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys: list[str] = []
     download = deploy.s3.Bucket._download
 
-    def noted(self: deploy.s3.Bucket, key: str) -> Path:
+    def noted(self: deploy.s3.Bucket, key: str, *facts: Any) -> Path:
         keys.append(key)
-        return download(self, key)
+        return download(self, key, *facts)
 
     monkeypatch.setattr(deploy.s3.Bucket, "_download", noted)
     return keys
@@ -144,7 +144,7 @@ def test_no_listed_key_leaves_the_cache(tmp_path: Path) -> None:
             return self
 
         def paginate(self, **_: str) -> list[dict[str, Any]]:
-            return [{"Contents": [{"Key": "set/../../../outside", "ETag": "1"}]}]
+            return [{"Contents": [{"Key": "set/../../../outside", "ETag": "1", "Size": 1}]}]
 
     with pytest.raises(ValueError, match="is refused"):
         deploy.s3.Bucket(client=Hostile(), name="store", cache=tmp_path / "deep").folder("set", 1)

@@ -11,11 +11,12 @@ import pytest
 
 from compress.store import LocalStore
 from deploy import storage_initializer
+from deploy.description import read_package
 from deploy.package import build_package
 from deploy.promote import promote
-from deploy.pull import Found, check_package, load, read_package
+from deploy.pull import Found, check_package, load
 from deploy.storage_initializer import INCOMING, PARTIAL, fill, keep, main
-from deploy.tracking.connection import Unreachable
+from deploy.tracking import Unreachable
 from deploy.triton import prepare
 from tests.deploy.stored_run import fresh_uri, put_run
 
@@ -67,7 +68,8 @@ def test_a_chosen_cascade_comes_with_its_members_and_nothing_else(registry: Any,
     assert len(members) == 4
     assert set(read_package(tmp_path)["triton"]["models"]) == members
     assert read_package(tmp_path)["triton"]["models"][-1] == "toy_cascade", "still in the order of loading"
-    assert "onnx" not in read_package(tmp_path), "it was the file of a model that is gone"
+    assert (tmp_path / read_package(tmp_path)["onnx"]).parts[-6:-3] == ("toy_cascade", "source", "unserved")
+    assert load(tmp_path).input, "the network is still there, where no server sees it"
     assert all((tmp_path / name / "3" / "model.py").is_file() for name in members)
     fill(f"{ADDRESS}?load=toy", tmp_path)
     assert models(tmp_path) == {"toy"}

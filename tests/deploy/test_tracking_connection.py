@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from compress.store import LocalStore
+from deploy.mlflow_store import MlflowStore
+from deploy.step import open_store
 from deploy.tracking import Unreachable, close_parent, default_uri, open_parent, ui_command
 from deploy.tracking.__main__ import main
 from deploy.tracking.connection import Patience, artifact_location, connected, database_file, environment, retrying
@@ -92,6 +95,18 @@ def test_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unreachable_server_is_tried_a_few_times_and_named() -> None:
     with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9 cannot be used \(tried 3 times"):
         retrying(NOBODY, lambda client: None, QUICK)
+
+
+@pytest.mark.parametrize("uri", ["https://ann:hunter2@mlflow.example.com", "postgresql://ann:hunter2@db/mlflow"])
+def test_an_address_with_a_password_is_refused_before_anything_is_written(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds a password: put user and password into") as caught:
+        MlflowStore(LocalStore(tmp_path), uri)
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ValueError, match="holds a password"):
+        retrying(uri, lambda client: None, QUICK)
+    with pytest.raises(ValueError, match="holds a password"):
+        open_store(str(tmp_path / "workspace"), tracking_uri=uri)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
 
 
 def test_what_passes_is_tried_again_and_what_cannot_help_is_not(used_uri: str) -> None:

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from compress.store import LocalStore
+from deploy.description import read_package
 from deploy.promote import promote
-from deploy.pull import load, pull, read_package
+from deploy.pull import load, pull
 from deploy.tracking.connection import connected
 from deploy.triton_control import TritonRefused, switch
 from deploy.watch import Follower, Settings, models_of
@@ -132,7 +133,7 @@ def test_class_names_come_with_the_answer(registry: Registry, server: tuple[trit
 
 
 def test_the_cascade_asks_the_large_model_as_often_as_the_library(
-    registry: Registry, server: tuple[tritonserver.Server, Path]
+    registry: Registry, server: tuple[tritonserver.Server, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     import tritonclient.grpc as protocol
 
@@ -148,7 +149,8 @@ def test_the_cascade_asks_the_large_model_as_often_as_the_library(
     assert asked == len(x_NCHW)
     assert calls == sum(seen)
     share, library = calls / asked, float(expected.mean())
-    print(f"large model called for {calls} of {asked} inputs: {share:.4f}; library {library:.4f}")
+    with capsys.disabled():
+        print(f"\nlarge model called for {calls} of {asked} inputs: {share:.4f}; library {library:.4f}")
     assert 0.2 < library < 0.8, "the test must have both kinds of inputs"
     assert abs(share - library) <= 0.01
     sure = x_NCHW[~expected]
@@ -159,14 +161,14 @@ def test_the_cascade_asks_the_large_model_as_often_as_the_library(
 
 
 def test_no_request_fails_or_is_wrong_while_the_alias_switches_twice(
-    registry: Registry, server: tuple[tritonserver.Server, Path]
+    registry: Registry, server: tuple[tritonserver.Server, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     running, link = server
     tally, expected = Tally(), {"toy": registry.student, "toy_cascade": registry.cascade}
     switched = threading.Event()
 
     def is_over() -> bool:
-        return (switched.is_set() and tally.num_requests >= REQUESTS) or len(tally.troubles) > 50
+        return (switched.is_set() and tally.num_requests >= REQUESTS) or tally.num_troubles > 50
 
     kinds, threads = protocols(running), []
     for seed in range(CLIENTS):
@@ -180,7 +182,7 @@ def test_no_request_fails_or_is_wrong_while_the_alias_switches_twice(
     started, first = time.monotonic(), models_of(link)
     try:
         for turn, version in enumerate((2, 3), start=1):
-            while tally.num_requests < turn * REQUESTS // 3 and len(tally.troubles) <= 50:
+            while tally.num_requests < turn * REQUESTS // 3 and tally.num_troubles <= 50:
                 time.sleep(0.05)
             registry.crown(version)
             follower.step()
@@ -190,11 +192,12 @@ def test_no_request_fails_or_is_wrong_while_the_alias_switches_twice(
             thread.join()
     seconds = time.monotonic() - started
     counts = {f"{model}/{version}/{kind}": count for (model, version, kind), count in sorted(tally.answered.items())}
-    print(
-        f"{tally.num_requests} requests from {CLIENTS} clients in {seconds:.1f} s across two switches: "
-        f"{len(tally.troubles)} failed or wrong, largest difference {tally.worst:.2g}; {counts}"
-    )
-    assert tally.troubles == []
+    with capsys.disabled():
+        print(
+            f"\n{tally.num_requests} requests from {CLIENTS} clients in {seconds:.1f} s across two alias switches: "
+            f"{len(tally.failed)} failed, {len(tally.wrong)} wrong, largest difference {tally.worst:.2g}; {counts}"
+        )
+    assert (tally.failed, tally.wrong) == ([], [])
     assert tally.num_requests >= REQUESTS
     assert {version for _, version, _ in tally.answered} == {"1", "2", "3"}
     assert {(model, kind) for model, _, kind in tally.answered} == {

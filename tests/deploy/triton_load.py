@@ -24,20 +24,27 @@ class Tally:
     """What came back.
 
     Attributes:
-        answered: Requests by (model, version, protocol).
-        troubles: What failed or was wrong.
+        answered: Requests that were answered rightly, by (model, version, protocol).
+        failed: Requests without an answer, with their errors.
+        wrong: Requests whose answer is not the library's.
         worst: Largest difference of an answer from the library's.
     """
 
     answered: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    troubles: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     worst: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def num_requests(self) -> int:
         """Requests that were sent."""
-        return sum(self.answered.values()) + len(self.troubles)
+        return sum(self.answered.values()) + self.num_troubles
+
+    @property
+    def num_troubles(self) -> int:
+        """Requests that failed or were answered wrongly."""
+        return len(self.failed) + len(self.wrong)
 
 
 def ask(protocol: Any, client: Any, model: str, x_BCHW: NDArray[np.float32]) -> tuple[str, NDArray[np.float32]]:
@@ -72,12 +79,12 @@ def client_loop(
             found = float(np.abs(logits - expected[model][version][index]).max())
         except Exception as error:
             with tally.lock:
-                tally.troubles.append(f"{model} by {kind}: {type(error).__name__}: {error}")
+                tally.failed.append(f"{model} by {kind}: {type(error).__name__}: {error}")
             continue
         with tally.lock:
             tally.worst = max(tally.worst, found)
             if found <= TOLERANCE:
                 tally.answered[model, version, kind] += 1
             else:
-                tally.troubles.append(f"{model} version {version} by {kind}: differs by {found:.3g}")
+                tally.wrong.append(f"{model} version {version} by {kind}: differs by {found:.3g}")
     client.close()

@@ -51,8 +51,11 @@ class Server:
 
 
 @contextmanager
-def serving(repository: Path, folder: Path, *models: str) -> Iterator[Server]:
-    """Run a server on `repository` in explicit mode, `models` loaded, and stop it in the end."""
+def serving(repository: Path, folder: Path, *models: str, packages: str = "") -> Iterator[Server]:
+    """Run a server on `repository` in explicit mode, `models` loaded, and stop it in the end.
+
+    `packages` is a folder with what its Python backend shall find besides its own packages.
+    """
     site = _site()
     assert site is not None
     triton = site / "pytriton" / "tritonserver"
@@ -63,9 +66,10 @@ def serving(repository: Path, folder: Path, *models: str) -> Iterator[Server]:
         shutil.copy(stub, backends / "python" / stub.name)
     query = [str(VENV / "bin" / "python"), "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"]
     library = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    home = _with(site, packages, folder / "python") if packages else VENV
     environment = {
         **os.environ,
-        "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{home / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(site),
         "LD_LIBRARY_PATH": f"{site / 'nvidia_pytriton.libs'}:{library}",
         "OMP_NUM_THREADS": "1",
@@ -91,6 +95,16 @@ def serving(repository: Path, folder: Path, *models: str) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _with(site: Path, packages: str, folder: Path) -> Path:
+    """Return an environment that sees the server's packages and, after them, others.
+
+    The interpreter inside the Python backend takes its packages from the environment whose python comes first in PATH.
+    """
+    subprocess.run([str(VENV / "bin" / "python"), "-m", "venv", "--without-pip", str(folder)], check=True)
+    (folder / site.relative_to(VENV) / "packages.pth").write_text(f"{site}\n{packages}\n")
+    return folder
 
 
 def _free_ports() -> tuple[int, int]:

@@ -107,6 +107,10 @@ class FakeConfig:
         return self.asked_cache
 
 
+#: What a version-compatible plan begins with here: the real one carries code that the runtime must be allowed to run.
+HOST_CODE = b"CODE"
+
+
 class FakeBuilder:
     """Builds an engine of seven bytes, or none."""
 
@@ -129,7 +133,8 @@ class FakeBuilder:
     def build_serialized_network(self, network: FakeNetwork, config: FakeConfig) -> bytes | None:
         assert network is self.trt.network
         assert config is self.trt.config
-        return self.trt.plan
+        is_compatible = "VERSION_COMPATIBLE" in config.asked_flags
+        return HOST_CODE + self.trt.plan if is_compatible and self.trt.plan else self.trt.plan
 
 
 class FakeParserError:
@@ -241,7 +246,7 @@ class FakeEngine:
 
 
 class FakeRuntime:
-    """Loads what the fake can load."""
+    """Loads what the fake can load, and plans with code of their own only where that is allowed."""
 
     real = "Runtime"
 
@@ -251,7 +256,8 @@ class FakeRuntime:
         self._trt = trt
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
-        return FakeEngine(self._trt) if self._trt.is_loadable else None
+        is_allowed = self.engine_host_code_allowed or not serialized_engine.startswith(HOST_CODE)
+        return FakeEngine(self._trt) if self._trt.is_loadable and is_allowed else None
 
 
 class FakeTensorRT:

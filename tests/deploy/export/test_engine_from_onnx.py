@@ -51,7 +51,9 @@ def test_no_flag_is_set_unless_asked_for(source: Path, tmp_path: Path) -> None:
     assert trt.config.hardware_compatibility_level == "none"
 
 
-def test_engine_and_manifest_are_written(source: Path, tmp_path: Path) -> None:
+def test_engine_and_manifest_are_written(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_IMAGE_DIGEST", "sha256:0")
+    monkeypatch.setenv("SECATEUR_TRITON_TAG", "26.09-py3")
     built = engine_from_onnx(source, tmp_path / "deep" / "m.plan", trt=FakeTensorRT())
     assert built.path.read_bytes() == b"ENGINE!"
     assert built.size_bytes == 7
@@ -68,7 +70,7 @@ def test_engine_and_manifest_are_written(source: Path, tmp_path: Path) -> None:
     assert manifest["build_seconds"] >= 0
     assert manifest["builder_flags"] == []
     assert manifest["profiles"] == [{"min": 1, "opt": 8, "max": 32}]
-    assert {"image", "triton"} <= set(manifest)
+    assert (manifest["image"], manifest["triton"]) == ("sha256:0", "26.09-py3")
 
 
 def test_the_timing_cache_is_read_and_written(source: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from compress.core.stage import Entry, Ref
 from compress.measure.runtimes import RUNTIMES
 from deploy.export.engine_from_onnx import EngineError, TensorRTMissing
 from deploy.runtime.tensorrt import EngineSession
-from tests.deploy.export.fake_tensorrt import FakeTensorRT
+from tests.deploy.export.fake_tensorrt import HOST_CODE, FakeTensorRT
 
 
 @pytest.fixture
@@ -38,6 +39,18 @@ def test_an_engine_of_another_machine_is_refused(plan: Path) -> None:
     trt.is_loadable = False
     with pytest.raises(EngineError, match=r"does not load model\.plan"):
         EngineSession(plan, trt=trt, device="cpu")
+
+
+@pytest.mark.parametrize("is_compatible", [True, False])
+def test_code_in_an_engine_is_run_only_if_its_manifest_says_so(plan: Path, is_compatible: bool) -> None:
+    plan.write_bytes(HOST_CODE + b"ENGINE!")
+    manifest = {"settings": {"is_version_compatible": is_compatible}}
+    plan.with_name("model.plan.json").write_text(json.dumps(manifest))
+    if is_compatible:
+        assert EngineSession(plan, trt=FakeTensorRT(), device="cpu").max_batch == 4
+    else:
+        with pytest.raises(EngineError, match=r"does not load model\.plan"):
+            EngineSession(plan, trt=FakeTensorRT(), device="cpu")
 
 
 def test_a_failed_run_is_an_error(plan: Path) -> None:

@@ -18,6 +18,7 @@ from compress.measure.paired import PairedLatency
 from deploy.export import engine_choice, int8_choice
 from deploy.export.engine_from_onnx import EngineError
 from deploy.runtime.onnxruntime import OnnxSession
+from deploy.runtime.tensorrt import EngineSession
 from deploy.stages import export as stage
 from deploy.stages.export import ExportConfig, export
 from tests.deploy.export.fake_tensorrt import FakeTensorRT
@@ -139,6 +140,19 @@ def test_an_engine_is_built_where_tensorrt_is(tmp_path: Path, monkeypatch: pytes
     caches = list(tmp_path.glob("tensorrt/timing-10.16.1.11-sm*.cache"))
     assert [path.read_bytes() for path in caches] == [b"+timings"]
     json.dumps(result.report, allow_nan=False)
+
+
+def test_a_version_compatible_engine_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real session on the stand-in's engine: it needs the right to run what the engine carries."""
+    fake = FakeTensorRT()
+    monkeypatch.setattr(stage, "require_tensorrt", lambda: fake)
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
+    opened = []
+    monkeypatch.setattr(
+        stage, "EngineSession", lambda path, *, trt: opened.append(EngineSession(path, trt=trt)) or HalfSession
+    )
+    run(tmp_path, variants=(), engine_batch_max=4, engine_version_compatible=True)
+    assert [session.path.read_bytes() for session in opened] == [b"CODEENGINE!"]
 
 
 def int8_times(monkeypatch: pytest.MonkeyPatch, int8_ms: float) -> None:
