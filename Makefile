@@ -36,7 +36,7 @@ demo: .venv/.runtime  ## Run the whole pipeline on DATA (digits, fashion_mnist, 
 ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
 
-test: lint types layers tensorrt-bindings  ## Run every check and test; line coverage is that of the unit and contract tests.
+test: lint types layers tensorrt-bindings .venv-kserve/.done  ## Run every check and test; line coverage is that of the unit and contract tests.
 	$(UNIT) --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m slow --durations=15
@@ -98,6 +98,13 @@ test-serve: .venv-kserve/.done .venv/.dev  ## Ask the local server, and compare 
 test-storage: .venv/.dev  ## Run DATA's pipeline on PostgreSQL and S3 (moto, rclone), and MLflow away for 30 s.
 	SECATEUR_STORAGE_PRESET=$(DATA) SECATEUR_AWAY_S=30 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest tests/storage -m "slow or not slow" --durations=10
+
+# KServe wants older packages than MLflow and Kubeflow do, so its model server lives alone; it needs no torch.
+.venv-kserve/.done: requirements/kserve.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-kserve
+	$(UV) pip install --quiet --python .venv-kserve/bin/python --require-hashes -r $<
+	$(UV) pip install --quiet --python .venv-kserve/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
 
 docs: .venv/.dev  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -65,22 +65,40 @@ def kserve(  # noqa: PLR0913 - one parameter an option
     model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
     name: Annotated[str, typer.Option(help="Of the InferenceService.")],
     triton_image: Annotated[str, typer.Option(help="Triton's image, with a tag or digest.")],
-    image: Annotated[str, typer.Option(help="Secateur's image, with a tag or digest; it downloads the model.")],
-    tracking_uri: Annotated[str, typer.Option(help="MLflow as pods reach it.")],
     namespace: Annotated[str, typer.Option(help="Of the service.")] = "",
-    secret: Annotated[str, typer.Option(help="Secret with the download's environment.")] = "",
     backend: Annotated[str, typer.Option(help="Triton backend for ONNX files: onnxruntime or python.")] = "",
-    load: Annotated[list[str] | None, typer.Option(help="Load this Triton model alone; may be repeated.")] = None,
+    load: Annotated[list[str] | None, typer.Option(help="Serve this Triton model alone; may be repeated.")] = None,
     gpus: Annotated[int, typer.Option(help="GPUs of a replica.")] = 0,
+    storage_container: Annotated[
+        bool, typer.Option("--storage-container", help="Print the cluster's download of models:/ too.")
+    ] = False,
+    image: Annotated[str, typer.Option(help="Of the download: Secateur's image, with a tag or digest.")] = "",
+    tracking_uri: Annotated[str, typer.Option(help="Of the download: MLflow as pods reach it.")] = "",
+    secret: Annotated[str, typer.Option(help="Of the download: Secret with its credentials.")] = "",
 ) -> None:
-    """Print KServe manifests that serve a promoted model: storage container, runtime, service."""
-    from deploy.kserve import Serving, as_yaml, manifests
+    """Print KServe manifests that serve a promoted model: runtime and service.
 
-    serving = Serving(
-        name=name, model=model, triton_image=triton_image, image=image, tracking_uri=tracking_uri,
-        namespace=namespace, secret=secret, backend=backend, models=tuple(load or ()), gpus=gpus,
+    --storage-container adds the download of models:/ addresses. It is one object of the whole cluster: whoever applies
+    it changes the download of all services. Where the chart made it (serving.storageContainer), leave it out.
+    """
+    from deploy import kserve
+    from deploy.pods import as_yaml
+
+    made = kserve.manifests(
+        kserve.Serving(
+            name=name, model=model, triton_image=triton_image, namespace=namespace, backend=backend,
+            models=tuple(load or ()), gpus=gpus,
+        )
     )  # fmt: skip
-    print(as_yaml(manifests(serving)), end="")
+    if storage_container:
+        storage = kserve.Storage(image=image, tracking_uri=tracking_uri, secret=secret)
+        made.insert(0, kserve.storage_container(storage))
+    elif image or tracking_uri or secret:
+        raise ValueError(
+            "--image, --tracking-uri and --secret belong to the cluster's storage container: add --storage-container "
+            "to print it too, or leave them out."
+        )
+    print(as_yaml(made), end="")
 
 
 def trainjob(  # noqa: PLR0913 - one parameter an option
@@ -94,7 +112,9 @@ def trainjob(  # noqa: PLR0913 - one parameter an option
     processes: Annotated[int, typer.Option(help="Processes a machine; 0: one a GPU.")] = 0,
     gpus: Annotated[int, typer.Option(help="GPUs a machine.")] = 0,
     claim: Annotated[str, typer.Option(help="Volume claim with the workspace.")] = "secateur-workspace",
+    config_map: Annotated[str, typer.Option(help="ConfigMap with S3's address and more, if it is there.")] = "secateur",
     secret: Annotated[str, typer.Option(help="Secret with the S3 keys that reading data needs.")] = "",
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, no secret; may be repeated.")] = None,
 ) -> None:
     """Print the Kubeflow TrainJob that trains the large network on several GPUs or machines.
 
@@ -104,12 +124,14 @@ def trainjob(  # noqa: PLR0913 - one parameter an option
 
     from compress.catalogue import load
     from compress.stages.train import TrainConfig
-    from deploy.trainjob import Training, as_yaml, manifest
+    from deploy.pods import as_yaml
+    from deploy.trainjob import Training, manifest, variables
 
     load()
     TrainConfig.from_json(config)
     training = Training(
         name=name, image=image, task=task, config=json.loads(config), namespace=namespace, runtime=runtime,
-        num_nodes=nodes, processes_per_node=processes or max(1, gpus), gpus_per_node=gpus, claim=claim, secret=secret,
+        num_nodes=nodes, processes_per_node=processes or max(1, gpus), gpus_per_node=gpus, claim=claim,
+        config_map=config_map, secret=secret, env=variables(env or ()),
     )  # fmt: skip
-    print(as_yaml(manifest(training)), end="")
+    print(as_yaml([manifest(training)]), end="")

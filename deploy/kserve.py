@@ -1,7 +1,9 @@
 """Manifests for KServe: a runtime with a pinned Triton, a storage container for `models:/`, and the service.
 
 They are plain dicts with the fields of KServe 0.21. Its own Triton runtime is too old for the TensorRT engines of
-today and no storage container of its own knows MLflow's registry, so both come with the service.
+today and no storage container of its own knows MLflow's registry, so both come with the service. The storage
+container is one object of the whole cluster: it holds what is the same for all services, and is made on request alone.
+What belongs to one service is said in its address: models://digits@champion?backend=python&load=digits.
 """
 
 from __future__ import annotations
@@ -9,18 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from deploy.pods import DOWNLOAD_SECRETS, Manifest, check_image, container_security, secret_env
+from deploy.triton_config import check_backend
 
 STORAGE = "secateur-models"
 MODELS = "/mnt/models"
 HTTP_PORT, GRPC_PORT = 8080, 9000
-#: The user of NVIDIA's images.
-USER = 1000
 
-#: Read by `deploy.storage_initializer`.
-BACKEND = "SECATEUR_TRITON_BACKEND"
-
-Manifest = dict[str, Any]
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,54}[a-z0-9])?")
 
 
@@ -32,12 +31,9 @@ class Serving:
         name: Of the service: lower-case letters, digits and dashes.
         model: "models:/digits@champion".
         triton_image: Triton's image with a tag or digest; its TensorRT must be able to load the package's engines.
-        image: This project's image with a tag or digest; it downloads the package.
-        tracking_uri: MLflow as pods reach it.
         namespace: Of the service and its runtime; empty for the current one.
-        secret: Secret whose keys become the download's environment (MLFLOW_TRACKING_TOKEN, AWS keys), or empty.
         backend: Triton backend that runs ONNX files; empty to leave the package's choice.
-        models: Triton models to load; all of the package when empty.
+        models: Triton models to load, each with the members that it calls; all of the package when empty.
         gpus: GPUs of a replica.
         replicas: Smallest and largest number of replicas.
         resources: Requests and limits of the server, without the GPUs.
@@ -47,10 +43,7 @@ class Serving:
     name: str
     model: str
     triton_image: str
-    image: str
-    tracking_uri: str
     namespace: str = ""
-    secret: str = ""
     backend: str = ""
     models: Sequence[str] = ()
     gpus: int = 0
@@ -66,44 +59,88 @@ class Serving:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r}: use lower-case letters, digits and dashes, at most 56.")
-        if not self.model.startswith("models:/"):
-            raise ValueError(f"model {self.model!r}: write models:/NAME@ALIAS or models:/NAME/VERSION.")
-        for label, image in (("triton_image", self.triton_image), ("image", self.image)):
-            _, _, tag = image.rpartition("/")[2].partition(":")
-            if "@sha256:" not in image and tag in ("", "latest"):
-                raise ValueError(f"{label} {image!r} can be another one tomorrow: give a tag or a digest.")
+        if not self.model.startswith("models:/") or "?" in self.model:
+            raise ValueError(f"model {self.model!r}: write models:/NAME@ALIAS or models:/NAME/VERSION, without '?'.")
+        check_image("triton_image", self.triton_image)
+        check_backend(self.backend)
         if self.gpus < 0 or not 0 <= self.replicas[0] <= max(1, self.replicas[1]):
             raise ValueError(f"gpus={self.gpus}, replicas={self.replicas}: 0 or more GPUs; 0 <= smallest <= largest.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """How every service of the cluster downloads its package.
+
+    Attributes:
+        image: This project's image with a tag or digest; it downloads the packages.
+        tracking_uri: MLflow as pods reach it.
+        secret: Secret in the namespace of each service whose keys `DOWNLOAD_SECRETS`, where they are there, become
+            the download's environment; or empty.
+    """
+
+    image: str
+    tracking_uri: str
+    secret: str = ""
+
+    def __post_init__(self) -> None:
+        check_image("image", self.image)
+        if not self.tracking_uri:
+            raise ValueError("tracking_uri is empty: give MLflow's address as pods reach it.")
+
+
 def manifests(serving: Serving) -> list[Manifest]:
-    """Return storage container, runtime and service, in the order in which they are applied."""
-    return [storage_container(serving), serving_runtime(serving), inference_service(serving)]
+    """Return runtime and service, in the order in which they are applied."""
+    return [serving_runtime(serving), inference_service(serving)]
 
 
-def as_yaml(documents: Sequence[Manifest]) -> str:
-    """Return manifests as one YAML text for `kubectl apply -f -`."""
-    import yaml
+def address_of(serving: Serving) -> str:
+    """Return the address of a service's model for KServe, which wants "://" in it.
 
-    return yaml.safe_dump_all(documents, sort_keys=False)
+    >>> address_of(Serving(name="a", model="models:/a@champion", triton_image="t:1", backend="python", models=["a"]))
+    'models://a@champion?backend=python&load=a'
+    """
+    facts = [("backend", serving.backend)] * bool(serving.backend) + [("load", name) for name in serving.models]
+    query = f"?{urlencode(facts)}" if facts else ""
+    return f"models://{serving.model.removeprefix('models:/').lstrip('/')}{query}"
 
 
-def storage_container(serving: Serving) -> Manifest:
+def read_address(address: str) -> tuple[str, str, list[str]]:
+    """Return model, backend and Triton models that an address names, as `address_of` writes them.
+
+    >>> read_address("models://a@champion?backend=python&load=a")
+    ('models:/a@champion', 'python', ['a'])
+
+    Raises:
+        ValueError: It says something else after the question mark.
+    """
+    model, _, query = address.partition("?")
+    try:
+        facts = parse_qs(query, strict_parsing=True, keep_blank_values=True) if query else {}
+    except ValueError as error:
+        raise ValueError(f"{address!r}: write backend=… and load=… after the question mark.") from error
+    if set(facts) - {"backend", "load"} or len(facts.get("backend", ())) > 1:
+        raise ValueError(f"{address!r}: after the question mark stand one backend=… and any number of load=….")
+    (backend,) = facts.get("backend", [""])
+    return model.replace("models://", "models:/", 1), backend, facts.get("load", [])
+
+
+def storage_container(storage: Storage) -> Manifest:
     """Return the ClusterStorageContainer that downloads `models:/` addresses.
 
     KServe finds the init container by its name, which therefore must be storage-initializer.
     """
-    environment = {"MLFLOW_TRACKING_URI": serving.tracking_uri, "HOME": "/tmp", BACKEND: serving.backend}
+    environment = {"MLFLOW_TRACKING_URI": storage.tracking_uri, "HOME": "/tmp"}
     container: Manifest = {
         "name": "storage-initializer",
-        "image": serving.image,
+        "image": storage.image,
         "command": ["python", "-m", "deploy.storage_initializer"],
-        "env": [{"name": key, "value": value} for key, value in environment.items() if value],
+        "env": [
+            *({"name": key, "value": value} for key, value in environment.items()),
+            *secret_env(storage.secret, DOWNLOAD_SECRETS),
+        ],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
-        "securityContext": _restricted(is_root_read_only=False),
+        "securityContext": container_security(is_root_read_only=False),
     }
-    if serving.secret:
-        container["envFrom"] = [{"secretRef": {"name": serving.secret}}]
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "ClusterStorageContainer",
@@ -111,20 +148,19 @@ def storage_container(serving: Serving) -> Manifest:
         "spec": {
             "container": container,
             "supportedUriFormats": [{"prefix": "models:/"}],
+            "supportsMultiModelDownload": False,
             "workloadType": "initContainer",
         },
     }
 
 
 def serving_runtime(serving: Serving) -> Manifest:
-    """Return the ServingRuntime with the pinned Triton."""
-    control = [f"--load-model={name}" for name in serving.models]
+    """Return the ServingRuntime with the pinned Triton, which loads all that the download left in the folder."""
     arguments = [
         "tritonserver",
         f"--model-repository={MODELS}",
         f"--http-port={HTTP_PORT}",
         f"--grpc-port={GRPC_PORT}",
-        *(["--model-control-mode=explicit", *control] if control else []),
     ]
     mounts = {"shm": "/dev/shm", "tmp": "/tmp"}
     container = {
@@ -133,7 +169,7 @@ def serving_runtime(serving: Serving) -> Manifest:
         "args": arguments,
         "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}],
         "resources": {kind: dict(amounts) for kind, amounts in serving.resources.items()},
-        "securityContext": _restricted(is_root_read_only=True),
+        "securityContext": container_security(is_root_read_only=True),
         "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
     }
     return {
@@ -154,15 +190,12 @@ def serving_runtime(serving: Serving) -> Manifest:
 
 
 def inference_service(serving: Serving) -> Manifest:
-    """Return the InferenceService.
-
-    KServe takes an address for one only when it holds "://", so "models:/…" is written "models://…".
-    """
+    """Return the InferenceService."""
     model: Manifest = {
         "modelFormat": {"name": "triton", "version": "2"},
         "protocolVersion": "v2",
         "runtime": runtime_name(serving),
-        "storageUri": f"models://{serving.model.removeprefix('models:/').lstrip('/')}",
+        "storageUri": address_of(serving),
     }
     if serving.gpus:
         amounts = {kind: {**found, "nvidia.com/gpu": str(serving.gpus)} for kind, found in serving.resources.items()}
@@ -184,14 +217,3 @@ def runtime_name(serving: Serving) -> str:
 
 def _namespaced(serving: Serving) -> dict[str, str]:
     return {"namespace": serving.namespace} if serving.namespace else {}
-
-
-def _restricted(*, is_root_read_only: bool) -> Manifest:
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": is_root_read_only,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }

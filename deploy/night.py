@@ -8,16 +8,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from compress.core.layout import request_key, write_json
-from deploy.conclude import resolve
+from deploy.conclude import REGISTERED, resolve
 from deploy.step import state_path, workspace_folder
 from deploy.worker import delegated
 
 #: Verdict of a night that had nothing to do.
 UNCHANGED = "unchanged"
-#: Digest of the image that this process runs in, if whoever started it knows.
+#: The image of the tasks by its digest (repository@sha256:…), if whoever set the cluster up knows.
 IMAGE_DIGEST = "SECATEUR_IMAGE_DIGEST"
+#: Aliases that a promotion moves.
+PROMOTED = ("champion", "challenger")
 
 
 @delegated
@@ -34,9 +37,11 @@ def tonight(given: Mapping[str, str], budgets: str, pipeline_run: str) -> dict[s
         What `resolve` returns, image (pinned), changes (in words) and is_new.
 
     Raises:
-        ValueError: A task, teacher, option or piece that does not exist; before any work is spent.
+        ValueError: A task, teacher, option or piece that does not exist, or a teacher that each night would replace
+            by its own student; before any work is spent.
     """
     workspace, model_name = given["workspace"], given["model_name"]
+    check_teacher(given["teacher"], model_name)
     name = given["run_name"] or f"night {model_name}"
     pinned: dict[str, Any] = dict(
         resolve(given["task"], given["teacher"], workspace, budgets, name, given["tracking_uri"], pipeline_run)
@@ -59,18 +64,35 @@ def tonight(given: Mapping[str, str], budgets: str, pipeline_run: str) -> dict[s
     return pinned | {"image": made_of["image"], "changes": said, "is_new": bool(changes)}
 
 
+def check_teacher(teacher: str, model_name: str) -> None:
+    """Raise ValueError for a teacher that a night's own promotion replaces: it would shrink night after night.
+
+    >>> check_teacher("models:/flowers@champion", "flowers-small")
+    """
+    name, _, alias = teacher.removeprefix(REGISTERED).rpartition("@")
+    if name == model_name and alias in PROMOTED:
+        raise ValueError(
+            f"teacher={teacher!r} is what nights of model_name={model_name!r} promote: each would compress the student "
+            f"of the night before. Give the student another model_name, or the teacher an alias that stays, such as "
+            f"{name}@teacher."
+        )
+
+
 def pinned_image(image: str) -> str:
-    """Return an image by its digest, if it has one or the environment tells it; else as it was given.
+    """Return an image by its digest, if it has one or the environment tells that of the same repository; else as given.
 
     >>> pinned_image("ghcr.io/secateur/secateur-python@sha256:0123")
     'ghcr.io/secateur/secateur-python@sha256:0123'
     """
-    digest = os.environ.get(IMAGE_DIGEST, "")
-    if "@" in image or not digest or not image:
-        return image
-    repository, _, last = image.rpartition("/")
-    name = last.partition(":")[0]
-    return f"{repository}/{name}@{digest}" if repository else f"{name}@{digest}"
+    known = os.environ.get(IMAGE_DIGEST, "")
+    repository, at, _ = known.partition("@")
+    return known if at and "@" not in image and _repository(image) == repository else image
+
+
+def _repository(image: str) -> str:
+    """Return an image's name without tag; the colon of a port is not one of a tag."""
+    path, slash, last = image.rpartition("/")
+    return f"{path}{slash}{last.partition(':')[0]}"
 
 
 def changes_since(last: Mapping[str, str] | None, made_of: Mapping[str, str]) -> list[str]:
@@ -112,8 +134,7 @@ def _short(text: str) -> str:
 
 
 def _path(workspace: str, model_name: str) -> Path:
-    safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in model_name)
-    return workspace_folder(workspace) / "nights" / f"{safe}.json"
+    return workspace_folder(workspace) / "nights" / f"{quote(model_name, safe='')}.json"
 
 
 def _last(workspace: str, model_name: str) -> dict[str, str] | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from deploy.pods import CONFIG_KEYS, USER, Manifest, check_image, config_env, container_security, secret_env
 
 #: Container and job of the torch runtimes that Trainer brings.
 NODE = "node"
@@ -20,10 +22,10 @@ SHARED_MEMORY = "shm"
 WORKSPACE = "workspace"
 #: Keys of the secret that reading data may need.
 SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-#: The user of this project's image.
-USER = 1000
+#: What the ConfigMap says of the pipelines' image, not of this job's.
+OF_THE_PIPELINES = ("SECATEUR_IMAGE_DIGEST",)
 
-Manifest = dict[str, Any]
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -44,8 +46,10 @@ class Training:
         resources: Requests and limits of a machine, without the GPUs.
         claim: Volume claim (read-write-many) with the pipeline's workspace.
         mount: Where the workspace appears.
+        config_map: ConfigMap with the variables that the pipelines' tasks read (S3's address, the data's folder); it
+            and its keys may be missing. Empty: none.
         secret: Secret with `SECRET_KEYS`, or empty.
-        env: Further environment variables; no secrets, the manifest shows them.
+        env: Further environment variables, which win over the ConfigMap's; no secrets, the manifest shows them.
         shared_memory: Size of /dev/shm, through which NCCL's processes talk.
     """
 
@@ -66,6 +70,7 @@ class Training:
     )
     claim: str = "secateur-workspace"
     mount: str = "/workspace"
+    config_map: str = "secateur"
     secret: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     shared_memory: str = "2Gi"
@@ -73,9 +78,7 @@ class Training:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r}: lower-case letters, digits and dashes, a letter first, at most 63.")
-        _, _, tag = self.image.rpartition("/")[2].partition(":")
-        if "@sha256:" not in self.image and tag in ("", "latest"):
-            raise ValueError(f"image {self.image!r} can be another one tomorrow: give a tag or a digest.")
+        check_image("image", self.image)
         if self.num_nodes < 1 or self.processes_per_node < 1 or self.gpus_per_node < 0:
             raise ValueError(
                 f"num_nodes={self.num_nodes}, processes_per_node={self.processes_per_node}, "
@@ -113,11 +116,20 @@ def manifest(training: Training) -> Manifest:
     }
 
 
-def as_yaml(document: Manifest) -> str:
-    """Return a manifest as YAML text for `kubectl apply -f -`."""
-    import yaml
+def variables(words: Iterable[str]) -> dict[str, str]:
+    """Return the variables of NAME=VALUE words.
 
-    return yaml.safe_dump(document, sort_keys=False)
+    >>> variables(["AWS_ENDPOINT_URL=http://s3:9000/?a=b"])
+    {'AWS_ENDPOINT_URL': 'http://s3:9000/?a=b'}
+
+    Raises:
+        ValueError: A word without a name or an equals sign.
+    """
+    pairs = [word.partition("=") for word in words]
+    for name, equals, value in pairs:
+        if not equals or not _VARIABLE.fullmatch(name):
+            raise ValueError(f"env {name + equals + value!r}: write NAME=VALUE.")
+    return {name: value for name, _, value in pairs}
 
 
 def command(training: Training) -> list[str]:
@@ -137,11 +149,10 @@ def _trainer(training: Training) -> Manifest:
             found["nvidia.com/gpu"] = str(training.gpus_per_node)
     plain = {"HOME": "/tmp", **training.env}
     env: list[Manifest] = [{"name": name, "value": value} for name, value in plain.items()]
-    if training.secret:
-        env += [
-            {"name": key, "valueFrom": {"secretKeyRef": {"name": training.secret, "key": key, "optional": True}}}
-            for key in SECRET_KEYS
-        ]
+    env += config_env(
+        training.config_map, (key for key in CONFIG_KEYS if key not in plain and key not in OF_THE_PIPELINES)
+    )
+    env += secret_env(training.secret, SECRET_KEYS)
     return {
         "image": training.image,
         "command": command(training),
@@ -158,19 +169,10 @@ def _template(training: Training) -> Manifest:
     container = {
         "name": NODE,
         "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(is_root_read_only=True),
     }
     pod = {
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": {"fsGroup": USER},
         "containers": [container],
         "volumes": [
             {"name": WORKSPACE, "persistentVolumeClaim": {"claimName": training.claim}},

@@ -15,6 +15,8 @@ MAX_BATCH = 64
 QUEUE_DELAY_US = 200
 #: Backends that run a plain ONNX file.
 ONNX_BACKENDS = ("onnxruntime", "python")
+#: Parameter of every model that ONNX Runtime runs; tells an ONNX file in the Python backend from other Python.
+ONNX_PARAMETER = "intra_op_thread_count"
 #: Models that some machines only can run; a server is shown them on request.
 KINDS = ("tensorrt", "aotinductor")
 
@@ -127,14 +129,19 @@ def pbtxt_of(fields: Mapping[str, Any], indent: str = "") -> str:
 def with_onnx_backend(text: str, backend: str) -> str:
     r"""Return a config.pbtxt whose ONNX file is run by another backend; one that runs none stays as it is.
 
+    A model of the Python backend runs an ONNX file if it has ONNX Runtime's parameters; a cascade has none.
+
     >>> with_onnx_backend('name: "a"\nbackend: "onnxruntime"\n', "python")
     'name: "a"\nbackend: "python"\n'
+    >>> with_onnx_backend('name: "a_cascade"\nbackend: "python"\n', "onnxruntime")
+    'name: "a_cascade"\nbackend: "python"\n'
 
     Raises:
         ValueError: No such backend runs ONNX files.
     """
     check_backend(backend)
-    return re.sub(r'^backend: "onnxruntime"$', f'backend: "{backend}"', text, flags=re.MULTILINE)
+    of_onnx = ONNX_BACKENDS if f'"{ONNX_PARAMETER}"' in text else ("onnxruntime",)
+    return re.sub(rf'^backend: "({"|".join(of_onnx)})"$', f'backend: "{backend}"', text, flags=re.MULTILINE)
 
 
 def check_backend(backend: str) -> None:

@@ -14,6 +14,8 @@ Host = Annotated[str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Address
 Namespace = Annotated[str, typer.Option(envvar="SECATEUR_NAMESPACE", help="Namespace, where Kubeflow has several.")]
 SharedMemory = Annotated[str, typer.Option(help="Size of /dev/shm, for PyTorch's loader processes.")]
 Claim = Annotated[str, typer.Option(help="Volume claim (read-write-many) that all tasks mount.")]
+DataClaim = Annotated[str, typer.Option(help="Volume claim (read-write-many) for fetched data; empty: the workspace.")]
+User = Annotated[int, typer.Option(help="User of the tasks; 0: the image's, or what the cluster chooses.", min=0)]
 Retries = Annotated[int, typer.Option(help="How often a failed task is tried again.", min=0)]
 Parallelism = Annotated[int, typer.Option(help="Budgets at the same time; 0 for all.", min=0)]
 Parameters = Annotated[Path, typer.Option("--parameters", "-f", help="YAML file with the pipeline's parameters.")]
@@ -25,6 +27,8 @@ def compile_pipeline(
     pipeline: Name = "compress",
     shared_memory: SharedMemory = "2Gi",
     workspace_claim: Claim = "secateur-workspace",
+    data_claim: DataClaim = "",
+    user: User = 1000,
     num_retries: Retries = 2,
     parallelism: Parallelism = 0,
 ) -> None:
@@ -35,6 +39,8 @@ def compile_pipeline(
     placement = Placement(
         shared_memory=shared_memory,
         workspace_claim=workspace_claim,
+        data_claim=data_claim,
+        user=user,
         num_retries=num_retries,
         parallelism=parallelism,
     )
@@ -47,19 +53,33 @@ def upload(
     version: Annotated[str, typer.Option(help="Name of the version; the same again changes nothing.")],
     pipeline: Name = "compress",
     package: Annotated[Path | None, typer.Option(help="Compiled file; default: the one of this package.")] = None,
+    data_claim: DataClaim = "",
+    user: User = 1000,
     host: Host = "",
     namespace: Namespace = "",
 ) -> None:
-    """Upload a compiled pipeline as a version."""
+    """Upload a compiled pipeline as a version; another data claim or user than the committed one is compiled in."""
+    import tempfile
+
     from deploy.kubeflow import asking, connect
     from deploy.kubeflow import upload as send
-    from pipelines.compile import committed, title
+    from pipelines.compile import committed, representation, title
+    from pipelines.placement import Placement
 
+    constants = Placement(data_claim=data_claim, user=user)
+    if package and constants != Placement():
+        raise ValueError(
+            "--data-claim and --user are constants of the package: give them to `secateur pipeline compile`."
+        )
     file = package or committed(pipeline)
     if not file.is_file():
         raise ValueError(f"{file} is no file: compile it first (secateur pipeline compile -o {file}).")
-    with asking(host):
-        found = send(connect(host, namespace), file, title(pipeline), version)
+    with tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
+        if constants != Placement():
+            file = Path(scratch) / file.name
+            file.write_text(representation(pipeline, constants))
+        with asking(host):
+            found = send(connect(host, namespace), file, title(pipeline), version)
     print(f"{title(pipeline)} {version} {found}")
 
 

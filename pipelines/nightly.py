@@ -100,8 +100,9 @@ def build(placement: Placement = CLUSTER) -> Any:
             task: Name or JSON of a task.
             budgets: For each student its name and, as JSON texts or `off`, the configurations of its stages.
             train_config: JSON of the teacher's training, if one is trained.
-            teacher: Entry, alias or registered version, such as `models:/net@champion`; empty: train one.
-            model_name: Name in the registry; nights of one name are compared with each other.
+            teacher: Entry, alias or registered version, such as `models:/flowers@champion`; empty: train one.
+            model_name: Name in the registry, not that of a teacher that is champion there; nights of one name are
+                compared with each other.
             run_name: Name of the run in MLflow.
             workspace: Folder that all tasks share.
             tracking_uri: MLflow server; empty: MLFLOW_TRACKING_URI, or a file in the workspace.

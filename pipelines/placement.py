@@ -8,10 +8,16 @@ from typing import Any
 
 from kfp import kubernetes
 
+from deploy.pods import CONFIG_KEYS, SECRET_KEYS, USER
+
 #: Where the shared volume appears in every task.
 MOUNT = "/workspace"
 #: Tells a task which pipeline run it belongs to. The environment is no part of Kubeflow's cache key.
 RUN_VARIABLE = "SECATEUR_PIPELINE_RUN"
+#: Where the data claim appears, if there is one, and the variable that says so.
+DATA_MOUNT, CACHE_VARIABLE = "/cache/data", "SECATEUR_CACHE"
+#: Label of every task's pod, by which the chart's NetworkPolicy finds it.
+LABEL = ("secateur/role", "task")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,9 @@ class Placement:
         parallelism: Budgets at the same time; 0 for all. Latency wants an idle machine: 1 on a laptop.
         shared_memory: Size of /dev/shm, which PyTorch's loader processes need.
         workspace_claim: Volume claim (read-write-many) that is mounted at /workspace.
+        data_claim: Volume claim (read-write-many) for fetched data, mounted at `DATA_MOUNT`; empty: what the
+            ConfigMap says, a folder of the workspace.
+        user: User and group of every task, never root; 0 leaves them to the image and the cluster (OpenShift).
     """
 
     is_cluster: bool = True
@@ -35,27 +44,12 @@ class Placement:
     parallelism: int = 0
     shared_memory: str = "2Gi"
     workspace_claim: str = "secateur-workspace"
+    data_claim: str = ""
+    user: int = USER
 
 
 CLUSTER = Placement()
 LOCAL = Placement(is_cluster=False, is_cached=False, num_retries=0, parallelism=1)
-
-CONFIG_KEYS = (
-    "MLFLOW_TRACKING_URI",
-    "AWS_ENDPOINT_URL",
-    "AWS_DEFAULT_REGION",
-    "SECATEUR_CACHE",
-    "SECATEUR_IMAGE_DIGEST",
-    "SECATEUR_TRITON_TAG",
-)
-SECRET_KEYS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "SECATEUR_SEARCH_STORAGE",
-)
 
 
 def place(task: Any, placement: Placement, cluster: Mapping[str, Any], *, is_cached: bool = False) -> Any:
@@ -73,12 +67,30 @@ def place(task: Any, placement: Placement, cluster: Mapping[str, Any], *, is_cac
         task.set_retry(placement.num_retries, f"{placement.backoff_s}s", 2.0, "600s")
     if placement.is_cluster:
         task.set_container_image(cluster["image"])
-        kubernetes.mount_pvc(task, placement.workspace_claim, MOUNT)
+        _secure(task, placement)
+        _mount(task, placement)
         kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
         config_map, secret = cluster["config_map"], cluster["secret"]
-        kubernetes.use_config_map_as_env(task, config_map, {key: key for key in CONFIG_KEYS}, optional=True)
+        names = {key: key for key in CONFIG_KEYS if not (key == CACHE_VARIABLE and placement.data_claim)}
+        kubernetes.use_config_map_as_env(task, config_map, names, optional=True)
         kubernetes.use_secret_as_env(task, secret, {key: key for key in SECRET_KEYS}, optional=True)
     return task
+
+
+def _secure(task: Any, placement: Placement) -> None:
+    """Say who the task runs as; Kubeflow itself drops capabilities and forbids more privileges."""
+    kubernetes.add_pod_label(task, *LABEL)
+    if placement.user:
+        kubernetes.set_security_context(
+            task, run_as_user=placement.user, run_as_group=placement.user, run_as_non_root=True
+        )
+
+
+def _mount(task: Any, placement: Placement) -> None:
+    kubernetes.mount_pvc(task, placement.workspace_claim, MOUNT)
+    if placement.data_claim:
+        kubernetes.mount_pvc(task, placement.data_claim, DATA_MOUNT)
+        task.set_env_variable(CACHE_VARIABLE, DATA_MOUNT)
 
 
 def place_heavy(task: Any, placement: Placement, cluster: Mapping[str, Any]) -> Any:

@@ -14,6 +14,8 @@ SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL|PRIVAT
 #: Names that hold a path of a token, not a token.
 PATHS = {"KF_PIPELINES_SA_TOKEN_PATH"}
 CLUSTER_WIDE = {"ClusterStorageContainer"}
+#: Kinds, and endings of names, of what stands in the namespace of the runs.
+OF_THE_RUNS = (("Role", "-pipelines"), ("RoleBinding", "-pipelines"), ("NetworkPolicy", "-tasks"))
 
 
 def policy(function: Policy) -> Policy:
@@ -130,6 +132,8 @@ def pods_are_matched_by_the_network_policy(rendered: Rendered) -> Iterator[str]:
         for rule in network["spec"]["egress"]:
             if not rule.get("to") or not rule.get("ports"):
                 yield f"{network['metadata']['name']} has an open rule"
+        if network["metadata"]["name"].endswith("-tasks"):
+            continue
         for place, metadata, _ in each_pod(rendered):
             if not selector.items() <= metadata["labels"].items():
                 yield place
@@ -212,7 +216,9 @@ def objects_have_labels_a_namespace_and_names_of_their_own(rendered: Rendered) -
         if one["kind"] in CLUSTER_WIDE:
             is_placed = not namespace
         else:
-            is_placed = namespace == NAMESPACE or one["kind"] in ("Role", "RoleBinding")
+            is_placed = namespace == NAMESPACE or any(
+                one["kind"] == kind and metadata["name"].endswith(end) for kind, end in OF_THE_RUNS
+            )
         if not is_placed:
             yield f"{one['kind']}/{metadata['name']} in {namespace}"
         key = (one["kind"], namespace, metadata["name"])

@@ -52,6 +52,10 @@ def drop_label(rendered: Rendered) -> None:
     pod_specs(rendered.of("Job")[0])[0][0]["labels"].pop("app.kubernetes.io/instance")
 
 
+def open_tasks(rendered: Rendered) -> None:
+    rendered.sole("NetworkPolicy", "-tasks")["spec"].update(ingress=[{}])
+
+
 #: Policy and a change of the rendered objects that it must notice.
 BREAKS: list[tuple[str, Callable[[Rendered], Any]]] = [
     ("containers_are_not_root", security("runAsUser", 0)),
@@ -71,7 +75,8 @@ BREAKS: list[tuple[str, Callable[[Rendered], Any]]] = [
     ("pods_have_the_service_account_and_no_token_of_it", lambda r: pod(r).update(serviceAccountName="default")),
     ("pods_have_the_service_account_and_no_token_of_it", lambda r: pod(r).pop("automountServiceAccountToken")),
     ("pods_are_matched_by_the_network_policy", drop_label),
-    ("pods_are_matched_by_the_network_policy", lambda r: r.sole("NetworkPolicy")["spec"]["egress"].append({})),
+    ("pods_are_matched_by_the_network_policy", lambda r: r.of("NetworkPolicy")[0]["spec"]["egress"].append({})),
+    ("pods_are_matched_by_the_network_policy", open_tasks),
     ("pods_share_nothing_with_their_node", lambda r: pod(r).update(hostNetwork=True)),
     ("pods_share_nothing_with_their_node", lambda r: pod(r)["volumes"].append({"hostPath": {"path": "/"}})),
     ("memory_and_disk_of_scratch_volumes_are_limited", lambda r: pod(r)["volumes"][0].update(emptyDir={})),

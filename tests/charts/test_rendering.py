@@ -26,22 +26,51 @@ def test_lint_is_strict_without_any_values() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_folder_for_fetched_data_is_named() -> None:
-    folders = {
-        name: render(combinations()[name]).sole("ConfigMap", "secateur")["data"] for name in ("default", "claims")
-    }
-    assert {name: data["SECATEUR_CACHE"] for name, data in folders.items()} == {
-        "default": "/workspace/cache",
-        "claims": "/cache/data",
-    }
+def test_data_lies_where_tasks_have_a_volume() -> None:
+    """Without a claim in the workspace; with one, the uploaded pipelines mount it, and their version says so."""
+    claims = {"default": "", "claims": "night-secateur-data"}
+    for name, claim in claims.items():
+        rendered = render(combinations()[name])
+        assert rendered.sole("ConfigMap", "secateur")["data"]["SECATEUR_CACHE"] == "/workspace/cache"
+        command = pod_specs(rendered.sole("Job", "upload-compress"))[0][1]["containers"][0]["command"]
+        assert command[command.index("--version") + 1] == "0.1.0" + (f"-data-claim-{claim}" if claim else "")
+        assert command[-2:] == (["--data-claim", claim] if claim else command[-2:])
+        assert ("--data-claim" in command) is bool(claim)
 
 
-def test_tasks_are_told_the_digest_of_their_image() -> None:
+@pytest.mark.parametrize(("user", "expected"), [(1000, []), (2000, ["--user", "2000"]), (None, ["--user", "0"])])
+def test_tasks_run_as_the_user_of_the_values(user: int | None, expected: list[str]) -> None:
+    rendered = render(merged(URI, {"pod": {"runAsUser": user}}))
+    command = pod_specs(rendered.sole("Job", "upload-nightly"))[0][1]["containers"][0]["command"]
+    assert command[command.index("--version") + 2 :] == expected
+
+
+def test_tasks_are_told_the_image_by_its_digest() -> None:
     told = {
         name: render(combinations()[name]).sole("ConfigMap", "secateur")["data"].get("SECATEUR_IMAGE_DIGEST")
         for name in ("default", "placement")
     }
-    assert told == {"default": None, "placement": "sha256:" + "b" * 64}
+    assert told == {"default": None, "placement": "ghcr.io/secateur/secateur-python@sha256:" + "b" * 64}
+
+
+@pytest.mark.parametrize("name", ["default", "multi-user", "serving"])
+def test_a_policy_finds_the_tasks_of_the_pipelines(name: str) -> None:
+    """Its selector is the label that the compiled pipelines give; its rules hold what Kubeflow itself needs."""
+    placement = pytest.importorskip("pipelines.placement", reason="kfp is not installed")
+    found = render(combinations()[name]).sole("NetworkPolicy", "-tasks")
+    assert found["metadata"]["namespace"] == ("team-vision" if name == "multi-user" else "ml")
+    assert found["spec"]["podSelector"]["matchLabels"] == dict([placement.LABEL])
+    assert found["spec"]["ingress"] == []
+    ports = {port["port"] for rule in found["spec"]["egress"] for port in rule["ports"]}
+    assert ports == {53, 5000, 8080, 8333, 8887, 8888, 9000, 443, 6443}
+    narrow = {"networkPolicy": {"tasks": {"kubernetesApi": [{"cidr": "10.0.0.1/32"}], "kubernetesPorts": [6443]}}}
+    rules = render(merged(URI, narrow)).sole("NetworkPolicy", "-tasks")["spec"]["egress"]
+    assert rules[-1] == {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [{"protocol": "TCP", "port": 6443}]}
+
+
+def test_the_policy_for_tasks_can_be_left_out() -> None:
+    assert not render(merged(URI, {"networkPolicy": {"tasks": {"enabled": False}}})).of("NetworkPolicy", "-tasks")
+    assert not render(merged(URI, {"networkPolicy": {"enabled": False}})).of("NetworkPolicy")
 
 
 def test_there_are_enough_combinations() -> None:
@@ -166,7 +195,7 @@ def test_egress_follows_the_addresses(name: str, expected: list[tuple[str, int]]
         "storage": {"endpoint": "https://s3.svc.example.com:9000"},
         "networkPolicy": {"outside": [{"cidr": "10.0.0.0/8"}, {"cidr": "172.16.0.0/12"}]},
     }
-    rules = render(combinations().get(name, bare)).sole("NetworkPolicy")["spec"]["egress"]
+    rules = render(combinations().get(name, bare)).sole("NetworkPolicy", "night-secateur")["spec"]["egress"]
     assert {port["port"] for port in rules[0]["ports"]} == {53}
     found = []
     for rule in rules[1 : 1 + len(expected)]:
@@ -174,7 +203,7 @@ def test_egress_follows_the_addresses(name: str, expected: list[tuple[str, int]]
         labels = peer.get("namespaceSelector", {}).get("matchLabels", {})
         assert labels or len(rule["to"]) == 2
         found.append((labels.get("kubernetes.io/metadata.name", "outside"), rule["ports"][0]["port"]))
-    assert found == expected
+    assert sorted(found) == sorted(expected)
 
 
 def test_compiled_pipelines_find_their_names() -> None:

@@ -141,6 +141,11 @@ def test_the_command_line_runs_without_a_network(running, facts):
     assert "taylor" in wrong.stdout
 
 
+def test_the_clients_of_shared_searches_and_of_triton_are_there(running, facts):
+    done = ask(running, "python", "-c", "import psycopg2, tritonclient.grpc, tritonclient.http")
+    assert done.returncode == 0, done.stdout
+
+
 def test_another_user_will_do_as_on_openshift(running, facts):
     code = "import getpass, pathlib, torch, mlflow, matplotlib.pyplot; print(getpass.getuser(), pathlib.Path.home())"
     done = ask(running, "python", "-c", code, options=("--user=1000670000:0",))

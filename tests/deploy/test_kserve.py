@@ -1,4 +1,4 @@
-"""KServe manifests: the fields of KServe's own models, pinned images, and the init container that fills the folder."""
+"""KServe manifests: the fields of KServe's own models, pinned images, and what belongs to one service alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import pytest
 import yaml
 
 from compress import cli
-from compress.store import LocalStore
-from deploy.description import read_package
-from deploy.kserve import BACKEND, Serving, as_yaml, inference_service, manifests, serving_runtime, storage_container
-from deploy.promote import promote
-from deploy.pull import check_package, load
-from deploy.storage_initializer import INCOMING, fill, main
-from tests.deploy.stored_run import fresh_uri, put_run
+from deploy.kserve import (
+    Serving,
+    Storage,
+    address_of,
+    inference_service,
+    manifests,
+    read_address,
+    serving_runtime,
+    storage_container,
+)
+from deploy.pods import as_yaml
 
 ROOT = Path(__file__).parents[2]
 #: An environment with kserve; it needs older pandas and psutil than this project's.
@@ -29,9 +33,13 @@ KSERVE = Path(os.environ.get("SECATEUR_KSERVE_VENV", ROOT / ".venv-kserve"))
 def serving(**changes: Any) -> Serving:
     facts: dict[str, Any] = {
         "name": "digits", "model": "models:/digits@champion", "triton_image": "registry.example/tritonserver:26.09-py3",
-        "image": "registry.example/secateur@sha256:" + "0" * 64, "tracking_uri": "http://mlflow.mlflow:5000",
     }  # fmt: skip
     return Serving(**(facts | changes))
+
+
+def storage(**changes: Any) -> Storage:
+    facts = {"image": "registry.example/secateur@sha256:" + "0" * 64, "tracking_uri": "http://mlflow.mlflow:5000"}
+    return Storage(**(facts | changes))
 
 
 CHECK = """
@@ -69,30 +77,28 @@ def checked(documents: list[Any]) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not (KSERVE / "bin" / "python").exists(), reason=f"no kserve: run `make {KSERVE.name}/.done`")
 def test_every_field_is_one_of_kserves_own_models() -> None:
-    for made in (serving(), serving(gpus=1, secret="s3", namespace="ml", models=("digits",), backend="python")):
-        done = checked(manifests(made))
+    for made in (serving(), serving(gpus=1, namespace="ml", models=("digits",), backend="python")):
+        done = checked([storage_container(storage(secret="s3")), *manifests(made)])
         assert done.stdout == "ok\n", done.stderr
     wrong = manifests(serving())
-    wrong[2]["spec"]["predictor"]["model"]["storageUrl"] = "x"
+    wrong[1]["spec"]["predictor"]["model"]["storageUrl"] = "x"
     assert "V1beta1ModelSpec has no field storageUrl" in checked(wrong).stderr
     wrong = manifests(serving())
-    wrong[1]["spec"]["multiModel"] = "no"
+    wrong[0]["spec"]["multiModel"] = "no"
     assert "multiModel is 'no', not bool" in checked(wrong).stderr
 
 
 def test_what_belongs_together_names_each_other() -> None:
-    made = serving(secret="s3", namespace="ml", backend="python")
-    container = storage_container(made)["spec"]["container"]
-    assert container["name"] == "storage-initializer", "KServe finds the container by this name"
-    assert container["envFrom"] == [{"secretRef": {"name": "s3"}}]
-    assert {"name": BACKEND, "value": "python"} in container["env"]
+    made = serving(namespace="ml", backend="python", models=("digits_cascade",))
+    spec = storage_container(storage())["spec"]
+    assert spec["container"]["name"] == "storage-initializer", "KServe finds the container by this name"
     service, runtime = inference_service(made), serving_runtime(made)
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
-    assert model["storageUri"] == "models://digits@champion"
-    assert any(
-        model["storageUri"].startswith(one["prefix"]) for one in storage_container(made)["spec"]["supportedUriFormats"]
-    )
+    assert model["storageUri"] == "models://digits@champion?backend=python&load=digits_cascade"
+    assert read_address(model["storageUri"]) == ("models:/digits@champion", "python", ["digits_cascade"])
+    assert address_of(serving()) == "models://digits@champion"
+    assert any(model["storageUri"].startswith(one["prefix"]) for one in spec["supportedUriFormats"])
     assert service["metadata"]["namespace"] == runtime["metadata"]["namespace"] == "ml"
     assert "resources" not in model
     assert (
@@ -100,18 +106,33 @@ def test_what_belongs_together_names_each_other() -> None:
     )
 
 
-def test_containers_are_restricted_and_load_what_was_chosen() -> None:
-    for container in (
-        storage_container(serving())["spec"]["container"],
-        *serving_runtime(serving(models=("digits", "digits_cascade")))["spec"]["containers"],
-    ):
+def test_one_service_changes_nothing_of_another() -> None:
+    """KServe's download is one object of the cluster: it holds nothing of a service, and a Secret may be missing."""
+    kinds = [one["kind"] for one in manifests(serving(backend="python", models=("digits",)))]
+    assert kinds == ["ServingRuntime", "InferenceService"]
+    container = storage_container(storage(secret="s3"))["spec"]["container"]
+    assert "envFrom" not in container
+    assert {one["name"] for one in container["env"] if "value" in one} == {"MLFLOW_TRACKING_URI", "HOME"}
+    secrets = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"] if "valueFrom" in one}
+    assert {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_TOKEN"} <= set(secrets)
+    assert {(found["name"], found["optional"]) for found in secrets.values()} == {("s3", True)}
+
+
+@pytest.mark.parametrize(
+    "address", ["models://a@b?backend=python&secret=s3", "models://a@b?load", "models://a@b?backend=a&backend=b"]
+)
+def test_an_address_says_nothing_else(address: str) -> None:
+    with pytest.raises(ValueError, match="after the question mark"):
+        read_address(address)
+
+
+def test_containers_are_restricted_and_triton_loads_all_that_the_download_left() -> None:
+    runtime = serving_runtime(serving(models=("digits", "digits_cascade")))
+    for container in (storage_container(storage())["spec"]["container"], *runtime["spec"]["containers"]):
         assert container["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert container["resources"]["limits"]["memory"]
-    assert container["args"][-3:] == [
-        "--model-control-mode=explicit", "--load-model=digits", "--load-model=digits_cascade",
-    ]  # fmt: skip
-    assert not any("control-mode" in word for word in serving_runtime(serving())["spec"]["containers"][0]["args"])
+    assert not any("load-model" in word or "control-mode" in word for word in container["args"])
 
 
 @pytest.mark.parametrize(
@@ -119,9 +140,10 @@ def test_containers_are_restricted_and_load_what_was_chosen() -> None:
     [
         ({"triton_image": "registry.example/tritonserver"}, "give a tag or a digest"),
         ({"triton_image": "registry.example:5000/tritonserver"}, "give a tag or a digest"),
-        ({"image": "secateur:latest"}, "give a tag or a digest"),
         ({"name": "Digits_1"}, "lower-case"),
         ({"model": "digits@champion"}, "models:/NAME@ALIAS"),
+        ({"model": "models:/digits@champion?backend=python"}, "without '?'"),
+        ({"backend": "caffe"}, "onnxruntime, python"),
         ({"replicas": (3, 1)}, "smallest <= largest"),
     ],
 )
@@ -130,49 +152,29 @@ def test_what_cannot_be_right_is_refused(changes: dict[str, Any], message: str) 
         serving(**changes)
 
 
+@pytest.mark.parametrize(("image", "uri"), [("secateur:latest", "http://mlflow:5000"), ("secateur:1", "")])
+def test_a_download_that_cannot_be_right_is_refused(image: str, uri: str) -> None:
+    with pytest.raises(ValueError, match=r"give a tag or a digest|tracking_uri is empty"):
+        storage(image=image, tracking_uri=uri)
+
+
 def test_the_command_prints_manifests(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = serving(gpus=1)
-    words = ["secateur", "kserve", made.model, "--name", made.name, "--triton-image", made.triton_image]
-    words += ["--image", made.image, "--tracking-uri", made.tracking_uri, "--gpus", "1"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit):
-        cli.main()
-    text = capsys.readouterr().out
+    made, download = serving(gpus=1), storage(secret="s3")
+    words = ["secateur", "kserve", made.model, "--name", made.name, "--triton-image", made.triton_image, "--gpus", "1"]
+    more = ["--image", download.image, "--tracking-uri", download.tracking_uri, "--secret", "s3"]
+
+    def said(*words: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", list(words))
+        with pytest.raises(SystemExit):
+            cli.main()
+        found = capsys.readouterr()
+        return found.out, found.err
+
+    text, _ = said(*words)
     assert text == as_yaml(manifests(made))
     assert list(yaml.safe_load_all(text)) == manifests(made)
-
-
-@pytest.mark.slow
-def test_the_init_container_fills_a_mounted_folder_and_makes_up_for_a_killed_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    uri, store, mount = fresh_uri(tmp_path), LocalStore(tmp_path / "store"), tmp_path / "models"
-    refs = put_run(store, tmp_path / "files")
-    assert promote(store, uri, "toy", refs["export"], refs["gate"], refs["cascade"])["promoted"]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv(BACKEND, "python")
-    mount.mkdir()
-    node = mount.stat().st_ino
-    assert main(["models://toy@champion", str(mount)]) == 0
-    assert mount.stat().st_ino == node, "a mounted folder cannot be replaced"
-    check_package(mount)
-    assert load(mount).input
-    assert not [path for path in mount.rglob("*") if path.is_symlink()], "a mount is seen without what is beside it"
-    assert not [path.name for path in mount.iterdir() if path.name.startswith(".")]
-    assert {path.name for path in mount.iterdir() if path.is_dir()} == set(read_package(mount)["triton"]["models"])
-    (mount / "package.json").unlink()
-    (mount / INCOMING).touch()
-    (mount / ".partial" / "half").mkdir(parents=True)
-    fill("models:/toy@champion", mount, uri=uri)
-    check_package(mount)
-    assert main(["models://toy@nobody", str(tmp_path / "other")]) == 1
-    assert main(["models://toy@champion"]) == 2
-    assert main(["s3://bucket/net", str(tmp_path / "other")]) == 1
-    assert "its aliases are" in capsys.readouterr().err
-
-
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine").write_text("mine")
-    with pytest.raises(FileExistsError, match="empty folder"):
-        fill("models:/toy@champion", tmp_path, uri="http://127.0.0.1:9")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    text, _ = said(*words, "--storage-container", *more)
+    assert list(yaml.safe_load_all(text)) == [storage_container(download), *manifests(made)]
+    text, complaint = said(*words, *more)
+    assert not text, "nothing is silently left out"
+    assert "add --storage-container" in " ".join(complaint.split())

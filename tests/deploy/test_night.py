@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from deploy import night
-from deploy.night import UNCHANGED, changes_since, pinned_image, remember_night, tonight
+from deploy.night import PROMOTED, UNCHANGED, changes_since, pinned_image, remember_night, tonight
+from deploy.promote import CHALLENGER, CHAMPION
 from deploy.step import state_path
 
 IMAGE = "ghcr.io/secateur/secateur-python:0.1.0"
@@ -113,15 +114,48 @@ def test_runs_of_the_other_pipeline_are_no_nights(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_image_is_pinned_by_what_the_environment_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(night.IMAGE_DIGEST, "sha256:01")
-    assert pinned_image(IMAGE) == "ghcr.io/secateur/secateur-python@sha256:01"
-    assert pinned_image("localhost:5000/net") == "localhost:5000/net@sha256:01"
-    assert pinned_image("net:1") == "net@sha256:01"
+def test_an_image_is_pinned_by_the_digest_of_its_own_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = "ghcr.io/secateur/secateur-python@sha256:01"
+    monkeypatch.setenv(night.IMAGE_DIGEST, known)
+    assert pinned_image(IMAGE) == pinned_image("ghcr.io/secateur/secateur-python") == known
     assert pinned_image("net@sha256:02") == "net@sha256:02"
     assert pinned_image("") == ""
+    monkeypatch.setenv(night.IMAGE_DIGEST, "localhost:5000/net@sha256:01")
+    assert pinned_image("localhost:5000/net") == pinned_image("localhost:5000/net:1") == "localhost:5000/net@sha256:01"
     monkeypatch.delenv(night.IMAGE_DIGEST)
     assert pinned_image(IMAGE) == IMAGE
+
+
+@pytest.mark.parametrize("known", ["registry.local/secateur@sha256:01", "sha256:01"])
+def test_another_repositorys_digest_pins_nothing(pins: Any, tmp_path: Path, monkeypatch: Any, known: str) -> None:
+    """Name and digest of two images would name one that does not exist."""
+    monkeypatch.setenv(night.IMAGE_DIGEST, known)
+    assert ask(tmp_path)["image"] == IMAGE
+
+
+@pytest.mark.parametrize("teacher", ["models:/net@champion", "net@champion", "models:/net@challenger"])
+def test_a_night_does_not_compress_what_nights_promote(pins: Any, tmp_path: Path, teacher: str) -> None:
+    with pytest.raises(ValueError, match="compress the student of the night before"):
+        ask(tmp_path, teacher=teacher)
+    assert not list(tmp_path.iterdir()), "refused before any work is spent"
+
+
+@pytest.mark.parametrize("teacher", ["models:/net@teacher", "models:/net-large@champion", "train-0123", ""])
+def test_other_teachers_will_do(pins: Any, tmp_path: Path, teacher: str) -> None:
+    assert ask(tmp_path, teacher=teacher)["is_new"]
+
+
+def test_the_aliases_that_nights_move_are_those_of_a_promotion() -> None:
+    assert set(PROMOTED) == {CHAMPION, CHALLENGER}
+
+
+def test_names_that_look_alike_have_memories_of_their_own(pins: Any, tmp_path: Path) -> None:
+    for run, name in (("one", "team/net"), ("two", "team-net")):
+        assert ask(tmp_path, run, model_name=name)["is_new"]
+        end(tmp_path, run)
+    for run, name in (("three", "team/net"), ("four", "team-net")):
+        assert not ask(tmp_path, run, model_name=name)["is_new"], name
+    assert {path.parent.name for path in (tmp_path / "nights").iterdir()} == {"nights"}
 
 
 def test_long_values_are_shortened() -> None:

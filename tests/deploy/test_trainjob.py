@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from compress import cli
-from deploy.trainjob import Training, as_yaml, command, manifest
+from deploy.pods import as_yaml
+from deploy.trainjob import Training, command, manifest, variables
 
 IMAGE = "registry.example/secateur@sha256:" + "0" * 64
 
@@ -38,7 +39,7 @@ def test_every_field_is_known_to_trainer(changes: dict[str, Any]) -> None:
     models = pytest.importorskip(
         "kubeflow_trainer_api.models", reason="kubeflow-trainer-api is not installed: uv pip install it"
     )
-    document = yaml.safe_load(as_yaml(manifest(training(**changes))))
+    document = yaml.safe_load(as_yaml([manifest(training(**changes))]))
     parsed = models.TrainerV1alpha1TrainJob.from_dict(document)
     assert parsed.to_dict() == document, "a field that the model does not know is dropped by it"
     misspelt = json.loads(json.dumps(document).replace('"numNodes"', '"nodes"'))
@@ -56,8 +57,30 @@ def test_machines_processes_gpus_and_volumes_arrive() -> None:
     volumes = {one["name"] for one in found["volumes"]}
     assert {mount["name"] for mount in found["containers"][0]["volumeMounts"]} == volumes
     assert found["volumes"][0]["persistentVolumeClaim"] == {"claimName": "space"}
-    assert found["securityContext"]["runAsNonRoot"] is True
+    security = found["containers"][0]["securityContext"]
+    assert (security["runAsNonRoot"], security["readOnlyRootFilesystem"]) == (True, True)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert found["securityContext"] == {"fsGroup": security["runAsUser"]}, "who owns the volumes is the pod's to say"
     assert "env" not in found["containers"][0], "Trainer refuses env in a patch of the container node"
+
+
+def test_the_job_asks_the_same_stores_as_the_pipelines() -> None:
+    env = {one["name"]: one for one in manifest(training())["spec"]["trainer"]["env"]}
+    for name in ("AWS_ENDPOINT_URL", "SECATEUR_DATA", "SECATEUR_CACHE"):
+        assert env[name]["valueFrom"]["configMapKeyRef"] == {"name": "secateur", "key": name, "optional": True}
+    assert "SECATEUR_IMAGE_DIGEST" not in env, "it is that of the pipelines' image"
+    own = manifest(training(env={"AWS_ENDPOINT_URL": "http://s3:9000"}))["spec"]["trainer"]["env"]
+    assert [one for one in own if one["name"] == "AWS_ENDPOINT_URL"] == [
+        {"name": "AWS_ENDPOINT_URL", "value": "http://s3:9000"}
+    ]
+    bare = manifest(training(config_map=""))["spec"]["trainer"]["env"]
+    assert [one["name"] for one in bare] == ["HOME"]
+
+
+@pytest.mark.parametrize("word", ["AWS_ENDPOINT_URL", "=http://s3", "A B=1"])
+def test_a_variable_has_a_name_and_a_value(word: str) -> None:
+    with pytest.raises(ValueError, match="write NAME=VALUE"):
+        variables([word])
 
 
 def test_the_command_is_one_that_we_understand(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -102,6 +125,10 @@ def test_the_subcommand_prints_it() -> None:
     result = CliRunner().invoke(app, [*base, "--gpus", "2", "--config", '{"epochs": 2}'])
     assert result.exit_code == 0, result.output
     expected = training(processes_per_node=2, gpus_per_node=2)
+    assert yaml.safe_load(result.output) == manifest(expected)
+    more = ["--env", "AWS_ENDPOINT_URL=http://s3:9000", "--env", "A=b=c", "--config-map", "facts"]
+    result = CliRunner().invoke(app, [*base, "--config", '{"epochs": 2}', *more])
+    expected = training(env={"AWS_ENDPOINT_URL": "http://s3:9000", "A": "b=c"}, config_map="facts")
     assert yaml.safe_load(result.output) == manifest(expected)
     refused = CliRunner().invoke(app, [*base, "--config", '{"epoch": 2}'])
     assert "Did you mean 'epochs'" in str(refused.exception)

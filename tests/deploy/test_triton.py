@@ -94,6 +94,17 @@ def test_a_pulled_package_gets_the_registered_version_and_the_servers_backend(pa
     assert read_package(untouched) == read_package(package)
 
 
+def test_a_package_for_the_python_backend_goes_back_to_onnx_runtime(package: Path, tmp_path: Path) -> None:
+    folder = copied(package, tmp_path / "pulled")
+    prepare(folder, backend="python")
+    prepare(folder, backend="onnxruntime")
+    check_package(folder)
+    found = read_package(folder)["triton"]
+    backends = {name: parsed((folder / name / CONFIG).read_text()).backend for name in found["models"]}
+    assert backends.pop("toy_cascade") == "python", "it runs no ONNX file"
+    assert set(backends.values()) == {found["backend"]} == {"onnxruntime"}
+
+
 @pytest.mark.parametrize(("part", "value", "said"), [
     ("models", ["../toy"], "'../toy' is no name of a Triton model"),
     ("models", ["nobody"], "names 'nobody', of which version 1 holds no file"),

@@ -82,6 +82,22 @@ def test_upload_run_and_status(say: Any, served: State, file: Path) -> None:
     assert (status, out.split()) == (0, ["first", "PENDING"])
 
 
+def test_constants_of_this_cluster_are_compiled_in_when_it_is_uploaded(
+    say: Any, served: State, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr("deploy.kubeflow.upload", lambda _, file, *__: sent.append(file.read_text()) or "id")
+    words = ["pipeline", "upload", "--version", "1.0"]
+    assert say(*words, "--data-claim", "night-data", "--user", "0")[0] == 0
+    assert say(*words)[0] == 0
+    assert "constant: night-data" in sent[0]
+    assert "runAsUser" not in sent[0]
+    assert sent[1] == committed("compress").read_text()
+    status, _, err = say(*words, "--package", tmp_path / "mine.yaml", "--data-claim", "night-data")
+    assert status != 0
+    assert "give them to" in err
+
+
 def test_status_of_a_failed_run_names_the_task(say: Any, served: State) -> None:
     tasks = [models.V2beta1PipelineTaskDetail(display_name="prune", state="FAILED")]
     details = models.V2beta1RunDetails(task_details=tasks)
