@@ -42,7 +42,9 @@ def full_disk_named(what: str, root: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"no space left for {what}: free space under {root} and run again"
+            named = error.filename or root
+            where = root if Path(str(named)).is_relative_to(root) else Path(str(named)).parent
+            message = f"no space left for {what}: free space under {where} and run again"
             raise StoreFull(error.errno, message) from error
         raise
 

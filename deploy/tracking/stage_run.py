@@ -26,7 +26,7 @@ from deploy.tracking.destination import (
 from deploy.tracking.names import LABEL_TAG, metrics_of, params_of, recipe_sha256
 from deploy.tracking.parents import resolve_parent
 from deploy.tracking.sampler import Sample
-from deploy.tracking.upload import upload_model, upload_to_run
+from deploy.tracking.upload import check_stored, upload_model, upload_to_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,9 +75,9 @@ def push_entry(
         location = f"models:/{model.model_id}"
         _log_output(client, run_id, model, record)
     else:
-        upload_to_run(client, run_id, local.folder(ref), "entry")
-        client.set_tag(run_id, DIGEST_TAG, sha256_of(local.folder(ref) / RECORD))
         location = f"runs:/{run_id}/entry"
+        upload_to_run(client, run_id, local.folder(ref), "entry")
+        client.set_tag(run_id, DIGEST_TAG, _checked(client, location, local.folder(ref), ref))
     _log_lineage(client, run_id, record)
     if parent and parent != run_id and not label and is_final(record["report"]):
         _log_metrics(client, parent, metrics_of(record["report"]), _created_ms(record))
@@ -245,8 +245,18 @@ def _logged_model(
     with tempfile.TemporaryDirectory() as scratch:
         description.save(str(Path(scratch) / "MLmodel"))
         client.log_model_artifacts(model.model_id, scratch)
-    client.set_logged_model_tags(model.model_id, {DIGEST_TAG: sha256_of(folder / RECORD)})
+    digest = _checked(client, f"models:/{model.model_id}", folder, record["ref"])
+    client.set_logged_model_tags(model.model_id, {DIGEST_TAG: digest})
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _checked(client: MlflowClient, location: str, folder: Path, ref: str) -> str:
+    """Return the SHA-256 of an entry's record, after the whole entry was read back unchanged."""
+    from deploy.tracking.fetch import check_entry
+
+    digest = sha256_of(folder / RECORD)
+    check_stored(client.tracking_uri, location, lambda stored: check_entry(stored, ref, digest))
+    return digest
 
 
 def signature_of(folder: Path) -> ModelSignature:

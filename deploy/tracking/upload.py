@@ -1,7 +1,7 @@
 """From a folder to MLflow's artifact store, and a look at what the store holds afterwards.
 
 The transfer is that of MLflow and, where clients write to S3 themselves, of boto3: in parts, several at once, tried
-again. An answer "stored" is believed when the sizes agree; what is promoted is read back and its hashes compared.
+again. An answer "stored" is believed when the sizes agree, and what was sent is read back with the hashes that it had.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def check_sizes(listing: Callable[[str], Sequence[FileInfo]], folder: Path, plac
                 raise Incomplete(f"{name}: {size} bytes were sent, the artifact store holds {found[path.name]}")
 
 
-def check_stored(uri: str, location: str, check: Callable[[Path], None]) -> None:
+def check_stored(uri: str, location: str, check: Callable[[Path], object]) -> None:
     """Read back what was uploaded and let `check` compare the hashes.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from compress.core.model import CorruptModel
 from compress.core.registry import UnknownName
 from compress.core.stage import Ref, StageResult
-from compress.store import LocalStore, StoreFull
+from compress.store import LocalStore, StoreFull, full_disk_named
 from tests.toys import TOY_INPUT, toy_model
 
 REF = Ref("proof-0123456789abcdef")
@@ -175,3 +175,10 @@ def test_what_a_killed_writer_left_is_swept_away(store):
     (left / "half").write_text("x")
     put(store)
     assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_a_full_disk_elsewhere_is_named(tmp_path):
+    with pytest.raises(StoreFull, match="free space under /elsewhere and run again"), full_disk_named("x", tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere/file")
+    with pytest.raises(PermissionError), full_disk_named("x", tmp_path):
+        raise PermissionError(errno.EACCES, "denied")
