@@ -99,13 +99,6 @@ test-storage: .venv/.dev  ## Run DATA's pipeline on PostgreSQL and S3 (moto, rcl
 	SECATEUR_STORAGE_PRESET=$(DATA) SECATEUR_AWAY_S=30 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest tests/storage -m "slow or not slow" --durations=10
 
-# KServe wants older packages than MLflow and Kubeflow do, so its model server lives alone; it needs no torch.
-.venv-kserve/.done: requirements/kserve.lock pyproject.toml | $(UV)
-	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-kserve
-	$(UV) pip install --quiet --python .venv-kserve/bin/python --require-hashes -r $<
-	$(UV) pip install --quiet --python .venv-kserve/bin/python --no-deps --no-build-isolation -e .
-	@touch $@
-
 docs: .venv/.dev  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
