@@ -79,7 +79,7 @@ class Store:
 
 @contextmanager
 def moto() -> Iterator[Store]:
-    """Run moto's server in this process. It knows S3's semantics and believes every signature."""
+    """Run moto's server in this process, empty. It knows S3's semantics and believes every signature."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -87,6 +87,7 @@ def moto() -> Iterator[Store]:
     try:
         host, port = server.get_host_and_port()
         store = Store(f"http://{host}:{port}")
+        urllib.request.urlopen(f"{store.endpoint}/moto-api/reset", data=b"").close()  # what it holds is the process's
         store.client().create_bucket(Bucket=BUCKET)
         yield store
     finally:
