@@ -86,6 +86,7 @@ def test_lint_is_strict_and_silent(name: str) -> None:
     assert "0 chart(s) failed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", combinations())
 def test_rendered_objects_fit_the_schemas_of_kubernetes(name: str, version: str) -> None:
@@ -285,6 +286,7 @@ def test_own_parameters_win() -> None:
     assert written["parameters"]["config_map"] == "secateur"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, values in combinations().items() if "schedule" in values])
 def test_the_command_line_reads_the_schedules_file(name: str, tmp_path: Path) -> None:
     command = pytest.importorskip(

@@ -33,6 +33,7 @@ def test_every_path_exists():
     assert [name for name in {*links, *names} if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.slow
 def test_every_option_of_the_pretrained_example_exists():
     for line in blocks("sh", "On real, pretrained weights")[0].strip().splitlines():
         stage = line.split()[2]

@@ -219,7 +219,7 @@ def kubeflow() -> Iterator[tuple[str, State]]:
     """Serve the API on the loopback; yield its address and its state."""
     state = State()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", state
     finally:

@@ -334,7 +334,7 @@ def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
 def stop(server: subprocess.Popen[bytes]) -> None:
     """End the server and its workers, which share its process group."""
     os.killpg(server.pid, 15)
-    server.wait(30)
+    server.wait(120)
 
 
 def test_nothing_is_lost_while_mlflow_is_away(

@@ -47,7 +47,7 @@ class Refusing(BaseHTTPRequestHandler):
 @pytest.fixture
 def refusing_uri() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), Refusing)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -151,6 +151,7 @@ def test_a_mistake_in_the_parameters_is_refused_before_kubeflow_is_asked(
     assert served.requests == []
 
 
+@pytest.mark.slow
 def test_compile_writes_what_is_committed_and_takes_the_clusters_constants(say: Any, tmp_path: Path) -> None:
     output = tmp_path / "out.yaml"
     assert say("pipeline", "compile", "-o", output)[0] == 0

@@ -46,6 +46,7 @@ def test_every_task_reads_every_variable_if_it_is_there(name: str) -> None:
         assert config["optional"] is secret["optional"] is True
 
 
+@pytest.mark.slow
 def test_a_data_claim_is_mounted_where_the_cache_is() -> None:
     containers, placed = executors(representation("compress", Placement(data_claim="data", user=0)))
     for name, one in placed.items():

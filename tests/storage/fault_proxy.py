@@ -171,7 +171,7 @@ def proxy(store: Store) -> Iterator[tuple[Store, Faults]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield replace(store, endpoint=f"http://127.0.0.1:{server.server_port}"), faults
     finally:

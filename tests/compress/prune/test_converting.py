@@ -207,6 +207,7 @@ def test_what_is_faster_is_converted():
     assert report["speedup"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_a_real_referee():
     referee = Referee(RUNTIMES.bind("torch"), batch=2, rounds=3)
     ratio = referee.ratio(toy_model(), toy_model())

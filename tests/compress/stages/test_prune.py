@@ -134,6 +134,7 @@ def test_channels_inside_blocks_may_go_alone(tmp_path):
     assert kept["conv2"][0] < 16
 
 
+@pytest.mark.slow
 def test_a_latency_limit_is_kept_from_below_and_measured_once(tmp_path):
     options = {"budget": "latency_ms=0.75", "units": "channels and blocks", "latency_rounds": 5, "latency_batch": 512}
     options |= {"allocator": {"name": "latency_knapsack", "round_to": 2}, "criterion": "taylor"}
@@ -222,6 +223,7 @@ def test_curves_that_were_measured_save_an_allocator_its_trials(tmp_path):
         run(tmp_path / "prune", sensitivity=curves, trial_batches=3, **options)
 
 
+@pytest.mark.slow
 def test_layers_are_converted_where_that_is_faster(tmp_path):
     options = {"conversion": "depthwise", "conversion_share": 0.5, "max_steps": 8, "latency_batch": 256}
     result = run(tmp_path, budget="macs=0.9", latency_rounds=5, **options)
