@@ -119,12 +119,12 @@ def test_latency_is_measured_against_the_reference(tmp_path):
         parents={"model": toy_entry(trained_toy()), "reference": big},
         budget="latency_ms=1.0,macs=0.5",
         num_trials=2,
-        latency_rounds=3,
-        latency_batch=16,
+        latency_rounds=16,
+        latency_batch=256,
     )
     cost = result.report["cost"]
     assert cost["latency_ms"] > 0
-    assert (cost["runtime"], cost["batch"]) == ("torch", 16)
+    assert (cost["runtime"], cost["batch"]) == ("torch", 256)
     assert result.report["limits"] == {"macs": 0.5, "latency_ms": 1.0}
 
 
