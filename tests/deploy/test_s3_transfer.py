@@ -81,6 +81,7 @@ def test_a_busy_store_is_asked_again_and_then_named(place: Place, tmp_path: Path
     assert fetch(uri).read_bytes() == b"other"
 
 
+@pytest.mark.slow
 def test_a_slow_store_is_only_slow(place: Place) -> None:
     uri = put(place, "slow", b"0123456789abcdef")
     with place.faults.having(fault_proxy.slow):

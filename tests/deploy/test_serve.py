@@ -67,6 +67,7 @@ def by_name(models: list[Served]) -> dict[str, Served]:
     return {model.name: model for model in models}
 
 
+@pytest.mark.slow
 def test_the_network_and_the_cascade_answer_like_the_library(pulled: Pulled) -> None:
     models = by_name(served_models(pulled.folder))
     assert set(models) == {"toy", "toy_cascade"}, "members of a cascade are no models of their own"

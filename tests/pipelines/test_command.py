@@ -57,6 +57,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_upload_run_and_status(say: Any, served: State, file: Path) -> None:
     assert say("pipeline", "upload", "--version", "1.0")[0] == 0
     again = say("pipeline", "upload", "--version", "1.0")
@@ -82,6 +83,7 @@ def test_upload_run_and_status(say: Any, served: State, file: Path) -> None:
     assert (status, out.split()) == (0, ["first", "PENDING"])
 
 
+@pytest.mark.slow
 def test_constants_of_this_cluster_are_compiled_in_when_it_is_uploaded(
     say: Any, served: State, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -167,6 +167,7 @@ def test_gates_are_open_as_often_as_their_log_odds_say():
     assert torch.allclose((z_BC > 0).float().mean(0), open_log_odds(log_alpha_C).sigmoid(), atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [{"macs": 0.5}, {"params": 0.4}, {"macs": 0.6, "params": 0.45}, {}])
 @pytest.mark.parametrize("has_blocks", [False, True])
 def test_learned_gates_meet_their_budget(parts, has_blocks):

@@ -147,6 +147,7 @@ def test_mistakes_are_found_before_any_work(option, said):
         EvaluateConfig(**option)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_shifted")
 def test_parity_tells_how_far_a_runtime_is_off(tmp_path):
     parity = run(tmp_path, runtimes=("torch", "shifted")).report["parity"]
@@ -155,6 +156,7 @@ def test_parity_tells_how_far_a_runtime_is_off(tmp_path):
     assert parity["by_runtime"]["torch"]["max_abs"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_shifted")
 def test_int8_is_judged_by_its_own_answers(tmp_path):
     path = tmp_path / INT8
