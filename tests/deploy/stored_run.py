@@ -15,9 +15,10 @@ from compress.cascade.confidences import CONFIDENCES
 from compress.cascade.inference import Router
 from compress.core.model import Model
 from compress.core.stage import Ref, StageResult, ref_of
-from compress.store import ModelStore
+from compress.store import LocalStore, ModelStore
 from compress.train.checkpoint import state_digest
 from deploy.export.onnx_from_model import onnx_from_model
+from deploy.package import build_package
 from tests.toys import toy_model, toy_task
 
 TASK = {"piece": {"name": "toy"}, "digest": "toy-0"}
@@ -129,3 +130,12 @@ def fresh_uri(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_empty_database(), folder / "mlflow.db")
     return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def put_package(root: Path, *, seed: int = 0) -> Path:
+    """Build the package of a small run, whose export holds an ONNX file, below `root`; return where it lies."""
+    store = LocalStore(root / "store")
+    refs = put_run(store, root / "files", seed=seed, has_onnx=True)
+    parts = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": refs["cascade"]}
+    build_package(store, root / "package", parts, name="toy")
+    return root / "package"

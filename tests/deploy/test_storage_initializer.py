@@ -12,25 +12,19 @@ import pytest
 from compress.store import LocalStore
 from deploy import storage_initializer
 from deploy.description import read_package
-from deploy.package import build_package
 from deploy.promote import promote
 from deploy.pull import Found, check_package, load
 from deploy.storage_initializer import INCOMING, PARTIAL, fill, keep, main
 from deploy.tracking import Unreachable
 from deploy.triton import prepare
-from tests.deploy.stored_run import fresh_uri, put_run
+from tests.deploy.stored_run import fresh_uri, put_package, put_run
 
 ADDRESS = "models://toy@champion"
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("package")
-    store = LocalStore(root / "store")
-    refs = put_run(store, root / "files", has_onnx=True)
-    parts = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": refs["cascade"]}
-    build_package(store, root / "package", parts, name="toy")
-    return root / "package"
+    return put_package(tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture

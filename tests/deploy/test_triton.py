@@ -14,16 +14,14 @@ import torch
 from compress.cascade.confidences import CONFIDENCES
 from compress.cascade.inference import Router
 from compress.core.model import CorruptModel
-from compress.store import LocalStore
 from deploy.description import read_package
 from deploy.export.onnx_from_model import ParityError
 from deploy.export.router_onnx import router_onnx
-from deploy.package import build_package
 from deploy.pull import aotinductor_file, check_package, onnx_file
 from deploy.runtime.onnxruntime import session_from_bytes
 from deploy.triton import CONFIG, Plan, Repository, hashes, prepare
 from deploy.triton_config import Tensor, TritonModel, triton_name
-from tests.deploy.stored_run import put_run
+from tests.deploy.stored_run import put_package
 from tests.toys import TOY_INPUT
 
 
@@ -37,12 +35,7 @@ def parsed(text: str) -> Any:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("package")
-    store = LocalStore(root / "store")
-    refs = put_run(store, root / "files", has_onnx=True)
-    parts = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": refs["cascade"]}
-    build_package(store, root / "package", parts, name="toy")
-    return root / "package"
+    return put_package(tmp_path_factory.mktemp("package"))
 
 
 def copied(package: Path, target: Path) -> Path:
@@ -73,11 +66,8 @@ def test_the_cascade_names_members_that_nobody_shares(package: Path, tmp_path: P
     assert cascade.backend == "python"
     assert not cascade.model_warmup, "its members may not be there yet"
     assert float(cascade.parameters["large_temperature"].string_value) == 1.3
-    store = LocalStore(tmp_path / "store")
-    refs = put_run(store, tmp_path / "files", seed=5, has_onnx=True)
-    parts = {"export": refs["export"], "gate": refs["gate"], "evaluation": refs["evaluate"], "cascade": refs["cascade"]}
-    build_package(store, tmp_path / "other", parts, name="toy")
-    assert not set(members.values()) & set(read_package(tmp_path / "other")["triton"]["models"])
+    other = put_package(tmp_path, seed=5)
+    assert not set(members.values()) & set(read_package(other)["triton"]["models"])
 
 
 def test_a_pulled_package_gets_the_registered_version_and_the_servers_backend(package: Path, tmp_path: Path) -> None:

@@ -150,4 +150,4 @@ def test_four_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert added == {"prune", "export", "evaluate", "gate"}, "recompressed, and no teacher trained"
     assert champion(client) == "2"
     assert versions(client) == [("1", "won"), ("2", "won")]
-    print(f"nights: new {new_s:.1f} s, unchanged {idle_s:.1f} s, teacher moved {moved_s:.1f} s")
+    print(f"nights, seconds of a processor: new {new_s:.1f} s, unchanged {idle_s:.1f} s, teacher moved {moved_s:.1f} s")
