@@ -39,7 +39,7 @@ ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
 test: lint types layers tensorrt-bindings .venv-kserve/.done  ## Run every check and test; line coverage is that of the unit and contract tests.
 	$(UNIT) --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m slow --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile -m slow --durations=15
 
 check: lint types layers unit  ## Lint, types, import layers, unit and contract tests (under 3 minutes).
 
