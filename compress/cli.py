@@ -160,7 +160,11 @@ def add_plugin_commands(to: typer.Typer = app) -> None:
     for point in sorted(metadata.entry_points(group=COMMANDS), key=lambda point: point.name):
         if point.name in known:
             continue
-        command = point.load()
+        try:
+            command = point.load()
+        except Exception as error:
+            print(f"secateur: the command {point.name!r} is left out: {error}", file=sys.stderr)
+            continue
         if isinstance(command, typer.Typer):
             to.add_typer(command, name=point.name)
         else:
@@ -316,9 +320,9 @@ def main() -> None:
     """Entry point of the `secateur` command."""
     typed = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
     words = sys.argv[1:] + typed.split()
-    if "run" in words:
-        add_stage_commands()
     try:
+        if "run" in words:
+            add_stage_commands()
         add_plugin_commands()
         app()
     except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:

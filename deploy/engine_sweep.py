@@ -8,11 +8,13 @@ engine or a package is ever deleted. What a link anywhere in FOLDER leads to is 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +26,8 @@ SUFFIXES = frozenset({".plan", ".engine"})
 #: What a killed sweep left half deleted.
 GONE = ".gone-"
 LINKED = "a link leads to it"
+#: What `secateur pull` holds while it changes the versions beside it.
+LOCK = "lock"
 
 
 @dataclass
@@ -78,25 +82,16 @@ def sweep(folder: str | Path, *, older_than_s: float, keep: int, is_dry: bool = 
         raise ValueError(f"{root} is no folder: mount the volume with the engines there, or name another folder.")
     if keep < 0:
         raise ValueError(f"keep is {keep}: write 0 or more.")
-    swept, now, linked = Swept(), time.time(), frozenset(_link_targets(root))
+    swept = Swept()
     for model in _models(root):
-        if not is_dry:
-            _finish(model)
-        versions = {path: _last_use(path) for path in model.iterdir() if _is_version(path)}
-        newest_first = sorted(versions, key=lambda path: (versions[path], path.name), reverse=True)
-        for rank, path in enumerate(newest_first):
-            name, age_s = str(path.relative_to(root)), now - versions[path]
-            if not holds_engine(path):
-                swept.kept[name] = "holds neither an engine nor a package"
-            elif _is_linked(path, linked):
-                swept.kept[name] = LINKED
-            elif rank < keep:
-                swept.kept[name] = f"one of the newest {keep}"
-            elif age_s <= older_than_s:
-                swept.kept[name] = f"used {age_s / UNITS['d']:.1f} days ago"
-            elif _is_linked(path, frozenset(_link_targets(root))):
-                swept.kept[name] = LINKED
-            else:
+        with _held(model):
+            if not is_dry:
+                _finish(model)
+            for path, kept in _judged(model, root, older_than_s=older_than_s, keep=keep):
+                name = str(path.relative_to(root))
+                if kept:
+                    swept.kept[name] = kept
+                    continue
                 swept.removed.append(name)
                 swept.freed_bytes += sum(file.lstat().st_size for file in _files(path))
                 if not is_dry:
@@ -107,6 +102,37 @@ def sweep(folder: str | Path, *, older_than_s: float, keep: int, is_dry: bool = 
 def holds_engine(path: Path) -> bool:
     """Return whether a file is an engine, or a folder holds an engine or a package."""
     return any(file.name in MARKS or file.suffix in SUFFIXES for file in _files(path))
+
+
+def _judged(model: Path, root: Path, *, older_than_s: float, keep: int) -> Iterator[tuple[Path, str]]:
+    """Yield the versions of a model, newest first, each with the reason to keep it or an empty string."""
+    linked = frozenset(_link_targets(root))
+    versions = {path: _last_use(path) for path in model.iterdir() if _is_version(path)}
+    now = time.time()
+    newest_first = sorted(versions, key=lambda path: (versions[path], path.name), reverse=True)
+    for rank, path in enumerate(newest_first):
+        age_s = now - versions[path]
+        if not holds_engine(path):
+            yield path, "holds neither an engine nor a package"
+        elif _is_linked(path, linked):
+            yield path, LINKED
+        elif rank < keep:
+            yield path, f"one of the newest {keep}"
+        elif age_s <= older_than_s:
+            yield path, f"used {age_s / UNITS['d']:.1f} days ago"
+        else:
+            yield path, LINKED if _is_linked(path, frozenset(_link_targets(root))) else ""
+
+
+@contextmanager
+def _held(model: Path) -> Iterator[None]:
+    """Keep `secateur pull` from changing the versions of a folder of its own meanwhile."""
+    if not (model / LOCK).is_file():
+        yield
+        return
+    with (model / LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _models(root: Path) -> list[Path]:
@@ -128,9 +154,15 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _last_use(path: Path) -> float:
-    """Return when anything of a version was last written or read, as far as the volume notes reading."""
-    stats = [file.stat() for file in _files(path)]
-    return max([path.stat().st_mtime, *(max(stat.st_mtime, stat.st_atime) for stat in stats)])
+    """Return when anything of a version was last written or read, as far as the volume notes reading.
+
+    A version of which a file goes away meanwhile is being changed: it is in use now.
+    """
+    try:
+        stats = [file.stat() for file in _files(path)]
+        return max([path.stat().st_mtime, *(max(stat.st_mtime, stat.st_atime) for stat in stats)])
+    except FileNotFoundError:
+        return time.time()
 
 
 def _link_targets(root: Path) -> Iterator[Path]:

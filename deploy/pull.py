@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from compress.core.layout import RECORD
 from compress.core.model import CorruptModel, Model
 from deploy.description import PACKAGE, read_package
+from deploy.engine_sweep import LOCK
 from deploy.tracking.connection import default_uri, retrying
 from deploy.tracking.fetch import check_entry, check_files, digest_of, download, publish, read_hashes
 from deploy.triton_config import check_backend, check_kinds
@@ -162,7 +163,7 @@ class Versions:
     def locked(self) -> Iterator[None]:
         """Hold the right to change the versions; what a killed holder left half-written is deleted."""
         self.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root / "lock", os.O_CREAT | os.O_RDWR)
+        descriptor = os.open(self.root / LOCK, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._sweep()

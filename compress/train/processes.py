@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-#: How long a process waits for the others: the first one may wait for another run that makes the same entry.
+#: How long a process waits for the first one's answer: that one may wait for another run that makes the same entry.
 PATIENCE = timedelta(days=1)
+#: How long a step of training waits for the others; one that hangs must not keep all machines.
+PEERS = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ class Processes:
         """Return a number that the first process finds out."""
         if self.count == 1:
             return find_out()
-        number = torch.tensor([find_out() if self.is_first else 0.0], dtype=torch.float64, device=_device())
-        dist.broadcast(number, 0)
+        number = torch.tensor([find_out() if self.is_first else 0.0], dtype=torch.float64)
+        dist.broadcast(number, 0, group=_waiting())
         return float(number)
 
     def bytes_of_first(self, data: bytes) -> bytes:
@@ -92,11 +95,11 @@ class Processes:
         if not length:
             return b""
         if self.is_first:
-            buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(_device())
+            buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         else:
-            buffer = torch.empty(length, dtype=torch.uint8, device=_device())
-        dist.broadcast(buffer, 0)
-        return buffer.cpu().numpy().tobytes()
+            buffer = torch.empty(length, dtype=torch.uint8)
+        dist.broadcast(buffer, 0, group=_waiting())
+        return buffer.numpy().tobytes()
 
     def gathered(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """Return what every process gave, in order of their ranks; names and shapes are the same everywhere."""
@@ -123,13 +126,15 @@ def join() -> Processes:
     if not dist.is_initialized():
         if is_on_gpus():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if is_on_gpus() else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if is_on_gpus() else "gloo", timeout=PEERS)
+        _waiting()
     return Processes(dist.get_rank(), dist.get_world_size())
 
 
 def leave() -> None:
     """Disconnect this process from the others."""
     if dist.is_available() and dist.is_initialized():
+        _waiting.cache_clear()
         dist.destroy_process_group()
 
 
@@ -137,6 +142,12 @@ def is_on_gpus() -> bool:
     """Whether training uses GPUs."""
     keeps_to_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
     return torch.cuda.is_available() and not keeps_to_cpu
+
+
+@cache
+def _waiting() -> Any:
+    """Return the group, made once, over which processes wait for what the first one says."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def _device() -> torch.device:

@@ -160,6 +160,26 @@ def test_installed_packages_add_commands_and_groups_of_commands(capsys, monkeypa
     assert say(capsys, monkeypatch, "all", "two", "me")[1] == "hello me\n"
 
 
+def test_a_package_whose_command_does_not_load_costs_that_command_alone(capsys, monkeypatch):
+    def greet() -> None:
+        """Greet nobody."""
+        print("hello")
+
+    def broken() -> None:
+        raise ImportError("No module named 'gone'")
+
+    points = [SimpleNamespace(name="broken", load=broken), SimpleNamespace(name="greet", load=lambda: greet)]
+    monkeypatch.setattr(cli, "app", typer.Typer(pretty_exceptions_enable=False))
+    cli.app.command("other")(greet)
+    monkeypatch.setattr(cli.metadata, "entry_points", lambda *, group: points if group == cli.COMMANDS else [])
+    monkeypatch.setattr(cli, "add_plugin_commands", partial(cli.add_plugin_commands, cli.app))
+    assert say(capsys, monkeypatch, "greet") == (
+        0,
+        "hello\n",
+        "secateur: the command 'broken' is left out: No module named 'gone'\n",
+    )
+
+
 @pytest.mark.slow
 def test_run_runs_reuses_and_compares(tmp_path):
     fit = ["--epochs=1", "--batch-size=64"]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from deploy import engine_sweep
-from deploy.engine_sweep import UNITS, holds_engine, main, seconds_of, sweep
+from deploy.engine_sweep import UNITS, Swept, holds_engine, main, seconds_of, sweep
+from deploy.pull import Versions
 
 DAY = 86400
 
@@ -134,6 +136,26 @@ def test_the_folders_of_pull_are_understood(tmp_path: Path, place: str) -> None:
     assert sorted(path.name for path in versions.iterdir()) == ["1-m-0123abcd", "3-m-0123abcd", "previous"]
     assert len(swept.removed) == 2
     assert (versions.parent / "champion" / "package.json").is_file()
+
+
+def test_a_sweep_waits_until_a_pull_has_shown_its_version(tmp_path: Path) -> None:
+    folder = version(tmp_path, ".champion.versions/1-m-0123abcd", 90, mark="package.json")
+    versions, swept = Versions(tmp_path / "champion"), list[Swept]()
+    thread = threading.Thread(target=lambda: swept.append(sweep(tmp_path, older_than_s=DAY, keep=0)))
+    with versions.locked():
+        thread.start()
+        thread.join(timeout=0.5)
+        assert thread.is_alive()
+        versions.show(folder.name)
+    thread.join()
+    assert swept[0].removed == []
+    assert (tmp_path / "champion" / "package.json").is_file()
+
+
+def test_a_version_that_goes_away_meanwhile_ends_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version(tmp_path, "a/v1", 90)
+    monkeypatch.setattr(engine_sweep, "_files", lambda path: iter([path / "gone.plan"]))
+    assert sweep(tmp_path, older_than_s=DAY, keep=0).kept == {"a/v1": "used 0.0 days ago"}
 
 
 def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:

@@ -52,6 +52,24 @@ leave()
 """
 
 
+#: The second process answers late: once when only the first one's word is waited for, once in a step of training.
+LATE = """
+import time
+from datetime import timedelta
+import torch
+from compress.train import processes
+
+processes.PEERS = timedelta(seconds=2)
+mine = processes.join()
+assert mine.first_says(lambda: time.sleep(5) or 7.0) == 7.0
+print("word", flush=True)
+if mine.is_first:
+    time.sleep(20)
+mine.average([], torch.zeros(()))
+print("step", flush=True)
+"""
+
+
 def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
 
@@ -157,6 +175,21 @@ def test_the_command_makes_one_entry_of_the_same_name(tmp_path):
     again = run_train(tmp_path / "2", 2, *command(2))
     assert again.returncode == 0, again.stderr[-3000:]
     assert json.loads(again.stdout)["is_reused"] is True
+
+
+@pytest.mark.slow
+def test_the_first_ones_word_may_take_long_a_step_may_not(tmp_path):
+    """A process that hangs must not keep the others, and what they pay for, for a day."""
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command(2), str(script)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split() == ["word", "word"], done.stderr[-3000:]
+    assert done.returncode != 0
+    assert "Timed out" in done.stderr or "timed out" in done.stderr
+    assert time.monotonic() - started < 120
 
 
 def test_other_stages_say_that_they_run_alone(monkeypatch):
