@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compress.core.model import CorruptModel
 from compress.core.stage import Ref
 from compress.store import LocalStore
 from deploy.description import read_package
@@ -68,6 +70,19 @@ def test_an_engine_for_one_kind_of_gpu_stands_beside_one_for_all_others(made: Ma
     prepare(package, version=1, also=["tensorrt"])
     assert dict(config_of(package).cc_model_filenames) == {"9.0": "model.9.0.plan"}
     assert (package / "toy_tensorrt" / "1" / "model.plan").read_bytes() == b"engine for 8.0 AMPERE_PLUS"
+
+
+def test_an_entry_that_was_copied_from_another_machines_store_is_checked_and_joins(made: Made) -> None:
+    other = LocalStore(made.root / "other")
+    ref = put_engine(other, made.root / "files", made.refs["prune"], "9.0")
+    shutil.copytree(other.folder(ref), made.store.folder(ref))
+    package = made.package(ref)
+    prepare(package, version=1, also=["tensorrt"])
+    assert dict(config_of(package).cc_model_filenames) == {"9.0": "model.9.0.plan"}
+    shutil.rmtree(package)
+    (made.store.folder(ref) / "files" / "model.plan").write_bytes(b"cut")
+    with pytest.raises(CorruptModel, match="was changed after it was saved"):
+        made.package(ref)
 
 
 def test_a_package_without_further_engines_says_nothing_of_them(made: Made) -> None:
