@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from compress.cli import DEFAULT_STORE
+
 
 def pull(
     name: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-….")],
@@ -44,6 +46,43 @@ def pull(
     print(f"{name} -> {folder} ({folder.resolve().name})")
     if (folder / EXAMPLE).is_file():
         print(f"largest difference to the packaged outputs: {output_difference(folder):.2g}")
+
+
+def promote(
+    export: Annotated[str, typer.Argument(help="Export to promote: an alias, a name or its beginning.")],
+    gate: Annotated[str, typer.Option(help="Entry with the verdict on that export.")],
+    name: Annotated[str, typer.Option(help="Registered model that gets the version.")],
+    cascade: Annotated[str, typer.Option(help="Cascade to pack in.")] = "",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="Export of the same model for another kind of GPU: its engine joins; may be repeated."),
+    ] = None,
+    uri: Annotated[str, typer.Option(help="MLflow. Default: MLFLOW_TRACKING_URI.", show_default=False)] = "",
+    store: Annotated[Path, typer.Option(envvar="SECATEUR_STORE", help="Directory of the local store.")] = DEFAULT_STORE,
+) -> None:
+    """Register an export and make it the champion, if its gate passed and nobody else was faster.
+
+    One version can hold engines for several kinds of GPU: name with --engine the exports that were made there. Asking
+    twice changes nothing the second time. The exit status is 1 when nothing was promoted.
+    """
+    from compress import catalogue
+    from compress.store import LocalStore
+    from deploy.mlflow_store import MlflowStore
+    from deploy.promote import promote as promote_once
+    from deploy.tracking.connection import default_uri
+
+    catalogue.load()
+    entries = MlflowStore(LocalStore(store), uri or default_uri(".secateur"))
+    judged, verdict = entries.resolve(export), entries.resolve(gate)
+    packed = entries.resolve(cascade) if cascade else None
+    engines = [entries.resolve(one) for one in engine or ()]
+    done = promote_once(entries, entries.uri, name, judged, verdict, packed, engines)
+    if not done["promoted"]:
+        print(f"secateur: {name}: nothing was promoted: {'; '.join(done['reasons'])}", file=sys.stderr)
+        raise typer.Exit(1)
+    before = f", before it version {done['previous']}" if done["previous"] else ""
+    said = "is the champion already" if done["already"] else f"is the champion{before}"
+    print(f"{name}: version {done['version']} {said}: models:/{name}@champion")
 
 
 def serve(

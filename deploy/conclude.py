@@ -148,7 +148,7 @@ def promote_step(
         ref of the promoted export, promoted, version, verdict, metrics and what `deploy.promote` says.
     """
     from compress import catalogue
-    from deploy.promote import promote
+    from deploy.promote import Under, promote
     from deploy.tracking import metrics_of
 
     catalogue.load()
@@ -159,9 +159,8 @@ def promote_step(
     best = max(passed, key=lambda candidate: measured_speedup(store, candidate))
     evaluation = store.record(best["evaluation"])
     parents = evaluation["identity"]["parents"]
-    answer = promote(
-        store, store.uri, model_name, parents["model"], best["ref"], parents.get("cascade"), parent_run=parent_run
-    )
+    cascade, under = parents.get("cascade"), Under(parent_run=parent_run)
+    answer = promote(store, store.uri, model_name, parents["model"], best["ref"], cascade, under=under)
     said = "; ".join(answer["reasons"]) or f"version {answer['version']} is the champion"
     verdict = f"{best['label']}: {said}"
     _remember(workspace, parent_run, {"promotion": answer})

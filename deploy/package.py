@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,13 @@ _ONNX, _INT8, _ENGINE = "model.onnx", "model.int8.onnx", "model.plan"
 
 
 def build_package(
-    store: ModelStore, folder: Path, refs: Mapping[str, str], *, name: str, backend: str = "onnxruntime"
+    store: ModelStore,
+    folder: Path,
+    refs: Mapping[str, str],
+    *,
+    name: str,
+    backend: str = "onnxruntime",
+    engines: Sequence[str] = (),
 ) -> None:
     """Write everything that a user of the model needs into `folder`, with the SHA-256 of each file.
 
@@ -41,12 +48,17 @@ def build_package(
         refs: Entries by part: export, evaluation, gate, and cascade or an empty string.
         name: Registered model; the Triton models are named after it.
         backend: Triton backend that runs the ONNX files: "onnxruntime" or "python".
+        engines: Further exports of the same model, made on other kinds of GPU; their engines join the export's own.
+
+    Raises:
+        ValueError: One of `engines` is of another model, holds no engine or one for GPUs that have one already.
     """
     export = store.get(Ref(refs["export"]))
+    plans = _plans(store, export, engines)
     folder.mkdir(parents=True)
     model, triton = export.model, triton_name(name)
     has_int8 = store.record(Ref(refs["gate"]))["report"].get("int8") != DEMOTED
-    repository = _repository(folder, triton, export, model.input, backend=backend, has_int8=has_int8)
+    repository = _repository(folder, triton, export, plans, backend=backend, has_int8=has_int8)
     assert export.folder is not None
     shutil.copytree(export.folder, folder / triton / SOURCE / "model")
     if refs["cascade"]:
@@ -55,11 +67,13 @@ def build_package(
     for part in ("export", "evaluation", "gate", "cascade"):
         if refs[part]:
             write_json(folder / f"{part}.json", store.record(Ref(refs[part])))
+    for ref in engines:
+        write_json(folder / f"{ref}.json", store.record(Ref(ref)))
     report = store.record(Ref(refs["evaluation"]))["report"]
     (folder / "README.md").write_text(_card(name, triton, report))
     package = {
         "format": FORMAT,
-        "refs": dict(refs),
+        "refs": dict(refs) | ({"engines": sorted(engines)} if engines else {}),
         "model": f"{triton}/{SOURCE}/model",
         "onnx": f"{triton}/{VERSION}/{MODEL_FILE}",
         "triton": {"models": repository.models, "version": VERSION, "backend": backend, "cascade": repository.cascade},
@@ -69,20 +83,43 @@ def build_package(
     write_json(folder / PACKAGE, package)
 
 
+def _plans(store: ModelStore, export: Entry, engines: Sequence[str]) -> list[Plan]:
+    """Return the engine of the export, if it has one, and those of further exports of the same model."""
+    model = store.record(export.ref)["identity"]["parents"].get("model")
+    found = [(export.ref, Plan.read(export.files[_ENGINE]))] if _ENGINE in export.files else []
+    for ref in map(Ref, engines):
+        entry, made = store.get(ref), store.record(ref)["identity"]
+        if made["stage"] != "export" or made["parents"].get("model") != model:
+            raise ValueError(
+                f"{ref} is no export of {model}, of which {export.ref} is one: export {model} for that GPU."
+            )
+        if _ENGINE not in entry.files:
+            said = entry.report.get("tensorrt", {}).get("reason", "its report gives no reason")
+            raise ValueError(f"{ref} holds no engine ({said}): leave it out, or export where such a GPU is.")
+        found.append((ref, Plan.read(entry.files[_ENGINE])))
+    for (ref, plan), (other, second) in combinations(found, 2):
+        is_same = plan.capability == second.capability
+        if is_same or plan.file_name == second.file_name:
+            gpus = f"GPUs of compute capability {plan.capability}" if is_same else "all GPUs from Ampere on"
+            raise ValueError(f"{ref} and {other} both hold an engine for {gpus}: name one of them.")
+    return [plan for _, plan in found]
+
+
 def _repository(
-    folder: Path, triton: str, export: Entry, spec: InputSpec, *, backend: str, has_int8: bool
+    folder: Path, triton: str, export: Entry, plans: Sequence[Plan], *, backend: str, has_int8: bool
 ) -> Repository:
     """Write the export's files as Triton models; files of other kinds go to the `source` folder."""
     from deploy.export.aotinductor_from_model import manifest_path
 
-    repository, files = Repository(folder), dict(export.files)
+    repository, files, spec = Repository(folder), dict(export.files), export.model.input
     repository.add_onnx(triton, files.pop(_ONNX), spec, backend=backend)
-    int8, engine = files.pop(_INT8, None), files.pop(_ENGINE, None)
+    int8 = files.pop(_INT8, None)
     if int8 is not None and has_int8:
         repository.add_onnx(f"{triton}_int8", int8, spec, backend=backend)
-    if engine is not None:
-        files.pop(f"{_ENGINE}.json", None)
-        repository.add_plans(triton, [Plan.read(engine)], spec)
+    for engine in (_ENGINE, f"{_ENGINE}.json"):
+        files.pop(engine, None)
+    if plans:
+        repository.add_plans(triton, plans, spec)
     if (made := files.pop(COMPILED_FILE, None)) is not None:
         repository.add_aotinductor(triton, made, spec)
         files.pop(manifest_path(made).name)

@@ -11,7 +11,8 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,19 @@ PACKAGE_TAG = "secateur.package"
 CHALLENGER = "challenger"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Under:
+    """Where a promotion is logged.
+
+    Attributes:
+        parent_run: Run that the package is logged under.
+        experiment: Used when there is no parent run.
+    """
+
+    parent_run: str = ""
+    experiment: str = "secateur"
+
+
 def promote(
     store: ModelStore,
     uri: str,
@@ -46,8 +60,8 @@ def promote(
     export_ref: str,
     gate_ref: str,
     cascade_ref: str | None = None,
-    parent_run: str = "",
-    experiment: str = "secateur",
+    engines: Sequence[str] = (),
+    under: Under | None = None,
 ) -> dict[str, Any]:
     """Register the package of a model and make it the champion, if its gate passed and nobody else was faster.
 
@@ -58,13 +72,15 @@ def promote(
         export_ref: Entry with model and ONNX files.
         gate_ref: Entry with the verdict on that export.
         cascade_ref: Entry of the cascade to pack in, or None.
-        parent_run: Run that the package is logged under.
-        experiment: Used when there is no parent run.
+        engines: Further exports of the same model, for other kinds of GPU, whose engines join the package.
+        under: Where it is logged; without it a run of its own in the experiment "secateur".
 
     Returns:
         promoted, already, name, version, previous, model_id, reasons, export (the entry that was to be promoted).
 
     Raises:
+        ValueError: One of `engines` is of another model, holds no engine or one for GPUs that have one already; the
+            registry was not touched.
         StoreFull: There is no space for the package under TMPDIR; the champion is unchanged.
         OSError: The package cannot be written here; the registry was not touched.
     """
@@ -74,14 +90,15 @@ def promote(
     evaluation = store.record(Ref(gate["identity"]["parents"]["evaluation"]))
     cascade = "" if gate["report"].get("cascade") == DEMOTED else cascade_ref or ""
     refs = {"export": export_ref, "gate": gate_ref, "evaluation": evaluation["ref"], "cascade": cascade}
-    identity = hashlib.sha256(json.dumps(refs, sort_keys=True).encode()).hexdigest()[:16]
-    run = "" if parent_run.startswith(OFFLINE) else parent_run
-    destination = Destination(uri=uri, experiment=experiment, parent_run=run)
-    claim = Claim(name=name, claimant=parent_run or uuid.uuid4().hex, lease_s=_lease_s())
+    identity = _identity(refs, engines)
+    under = under or Under()
+    run = "" if under.parent_run.startswith(OFFLINE) else under.parent_run
+    destination = Destination(uri=uri, experiment=under.experiment, parent_run=run)
+    claim = Claim(name=name, claimant=under.parent_run or uuid.uuid4().hex, lease_s=_lease_s())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "package"
         with full_disk_named(f"the package of {name!r}", Path(scratch).parent):
-            build_package(store, folder, refs, name=name)
+            build_package(store, folder, refs, name=name, engines=engines)
 
         def work(client: MlflowClient) -> dict[str, Any]:
             return _move(client, destination, claim, identity, refs, evaluation["report"], folder)
@@ -112,6 +129,12 @@ def pull_commands(name: str, uri: str) -> dict[str, str]:
             "session = onnxruntime.InferenceSession(onnx_file(folder))"
         ),
     }
+
+
+def _identity(refs: Mapping[str, str], engines: Sequence[str]) -> str:
+    """Return the name of a package by what it is made of; in which order engines were named does not count."""
+    made_of = dict(refs) | ({"engines": sorted(engines)} if engines else {})
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _objections(store: ModelStore, gate: Mapping[str, Any], export_ref: str) -> list[str]:

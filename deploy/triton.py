@@ -106,12 +106,15 @@ class Repository:
         load none of them, and one model that does not load keeps a server from being ready.
 
         Raises:
-            ValueError: Two engines are for the same compute capability, or one does not say for which it is.
+            ValueError: Two engines are for the same GPUs, or one does not say for which it is.
         """
         names = {plan.capability: plan.file_name for plan in plans}
-        if len(names) != len(plans) or not plans:
+        if len(set(names.values())) != len(plans) or not plans:
             found = ", ".join(plan.capability for plan in plans) or "none"
-            raise ValueError(f"engines for {name} are for compute capabilities {found}: give one engine for each.")
+            raise ValueError(
+                f"engines for {name} are for compute capabilities {found}: give one engine for each, and no more than "
+                f"one for all GPUs from Ampere on."
+            )
         largest = min(int(plan.manifest.get("settings", {}).get("max_batch", MAX_BATCH)) for plan in plans)
         model = TritonModel(
             name=f"{name}_tensorrt",

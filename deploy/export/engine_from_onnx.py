@@ -96,6 +96,23 @@ def require_tensorrt() -> ModuleType:
     return trt
 
 
+def require_capability(wanted: str) -> None:
+    """Check that the GPU here is of the kind that the engine is for; nothing is checked for an empty name.
+
+    Args:
+        wanted: Compute capability ("8.6"), or an empty string for whatever GPU is here.
+
+    Raises:
+        TensorRTMissing: The GPU here has another compute capability.
+    """
+    if not wanted or (here := gpu_facts().get("compute_capability", "none")) == wanted:
+        return
+    raise TensorRTMissing(
+        f"The engine is for GPUs of compute capability {wanted}, the one here has {here}: delete this entry from the "
+        f"store and export again on a machine with such a GPU, or set engine_capability to what is here."
+    )
+
+
 def timing_cache(trt: Any) -> Path:
     """Return where timings are kept between builds: one file a version of TensorRT and a kind of GPU."""
     capability = gpu_facts().get("compute_capability", "none")

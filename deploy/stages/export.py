@@ -5,6 +5,7 @@ An AOTInductor package comes on top when it is asked for.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
@@ -21,6 +22,7 @@ from deploy.export.engine_from_onnx import (
     EngineSettings,
     TensorRTMissing,
     engine_from_onnx,
+    require_capability,
     require_tensorrt,
     timing_cache,
 )
@@ -60,6 +62,8 @@ class ExportConfig(StageConfig):
         engine_int8: Whether to build an INT8 engine too, and to ship it if it is surely faster.
         engine_version_compatible: Whether newer TensorRT runtimes may load the engine, at some cost in speed.
         engine_hardware: GPUs that may load it: NONE (the builder's kind), AMPERE_PLUS or SAME_COMPUTE_CAPABILITY.
+        engine_capability: Compute capability of the GPU that the engine is for ("8.6"), built there alone; empty: of
+            the GPU that is here. Exports for several kinds of GPU are entries of their own.
         aotinductor: Device to compile an AOTInductor package for: "cpu", "cuda", or "none".
         seed: Seeds the calibration's choice and the timing's order.
     """
@@ -80,10 +84,13 @@ class ExportConfig(StageConfig):
     engine_int8: bool = False
     engine_version_compatible: bool = False
     engine_hardware: Literal["NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"] = "NONE"
+    engine_capability: str = ""
     aotinductor: Literal["none", "cpu", "cuda"] = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # JSON and the command line read 8.6 as a number.
+        object.__setattr__(self, "engine_capability", str(self.engine_capability))
         super().__post_init__()
         if not self.batches:
             raise ValueError("batches is empty: name at least one batch size, for example 32.")
@@ -99,11 +106,16 @@ class ExportConfig(StageConfig):
             ("engine_batch_max", self.engine_batch_max >= 1, "1 or more"),
             ("engine_drop_max", 0 <= self.engine_drop_max <= 1, "in [0, 1]"),
             ("engine_parity_max", self.engine_parity_max >= 0, "0 or more"),
+            ("engine_capability", _is_capability(self.engine_capability), 'written like "8.6", or empty'),
         ):
             if not is_good:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be {allowed}.")
         for variant in self.variants:
             INT8_VARIANTS.from_json(variant)
+
+
+def _is_capability(text: str) -> bool:
+    return re.fullmatch(r"([1-9][0-9]*\.[0-9])?", text) is not None
 
 
 @STAGES.register("export", config=ExportConfig, roles=("model",), version=3)
@@ -189,10 +201,10 @@ def _engine(call: StageCall, onnx_path: Path, accuracy: float) -> tuple[dict[str
     """
     try:
         trt = require_tensorrt()
+        require_capability(call.config.engine_capability)
+        return _EngineBuild(call, trt, onnx_path, accuracy).run()
     except TensorRTMissing as error:
         return {"status": "skipped", "reason": str(error)}, {}
-    try:
-        return _EngineBuild(call, trt, onnx_path, accuracy).run()
     except Exception as error:
         said = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
         return {"status": "failed", "reason": said}, {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -112,6 +113,24 @@ def put_run(
                "int8": "demoted", "cascade": "accepted"}  # fmt: skip
     refs["gate"] = put(store, "gate", {"evaluation": refs["evaluate"]}, verdict)
     return refs
+
+
+def put_engine(
+    store: ModelStore, folder: Path, model: Ref, capability: str, *, level: str = "NONE", max_batch: int = 32
+) -> Ref:
+    """Store an export of `model` whose engine, made up, is for GPUs of `capability`; none for an empty one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx, plan = folder / "engine.onnx", folder / "engine.plan"
+    onnx.write_bytes(b"not really onnx")
+    plan.write_bytes(f"engine for {capability} {level}".encode())
+    manifest = {"compute_capability": capability, "tensorrt": "10.16.1.11"}
+    manifest |= {"settings": {"max_batch": max_batch, "hardware_compatibility": level}}
+    plan.with_name("engine.plan.json").write_text(json.dumps(manifest))
+    made = {"model.plan": plan, "model.plan.json": plan.with_name("engine.plan.json")} if capability else {}
+    report = {"tensorrt": {"status": "built" if made else "skipped", "reason": "a stand-in"}}
+    config = {"engine_capability": capability, "engine_hardware": level}
+    files = {"model.onnx": onnx, **made}
+    return put(store, "export", {"model": model}, report, model=toy_model(1), files=files, config=config)
 
 
 @functools.cache

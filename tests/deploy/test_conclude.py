@@ -15,6 +15,7 @@ from compress.core.lineage import BUILDERS
 from compress.core.model import Model
 from compress.store import LocalStore
 from deploy.conclude import close_run, promote_step, report_step, resolve
+from deploy.promote import Under
 from deploy.step import PIPELINE_RUN, state_path, surrounding_parent
 from deploy.worker import SOCKET
 from tests.deploy.stored_run import fresh_uri, put, put_run
@@ -139,8 +140,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What `deploy.promote.promote` was asked for; it says yes without MLflow."""
     calls: list[tuple[Any, ...]] = []
 
-    def promote(store: Any, *rest: Any, parent_run: str) -> dict[str, Any]:
-        calls.append((*rest, parent_run))
+    def promote(store: Any, *rest: Any, under: Under) -> dict[str, Any]:
+        calls.append((*rest, under.parent_run))
         return {"promoted": True, "name": rest[1], "version": "4", "reasons": []}
 
     monkeypatch.setattr("deploy.promote.promote", promote)

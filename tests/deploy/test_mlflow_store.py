@@ -385,10 +385,11 @@ print(output_difference(folder))
 
 
 def test_the_champion_loads_in_a_new_process_without_pickle(mirrored: Any, tmp_path: Path) -> None:
-    from deploy.promote import promote
+    from deploy.promote import Under, promote
 
     store, refs, parent = mirrored
-    answer = promote(store, store.uri, "toy", refs["export"], refs["gate"], refs["cascade"], parent)
+    under = Under(parent_run=parent)
+    answer = promote(store, store.uri, "toy", refs["export"], refs["gate"], refs["cascade"], under=under)
     assert answer["promoted"], answer
     command = [sys.executable, "-c", LOAD, str(tmp_path / "pulled"), store.uri]
     env = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": str(ROOT)}

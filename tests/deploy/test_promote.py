@@ -15,9 +15,12 @@ from deploy.package import build_package
 from deploy.promote import promote, pull_commands
 from deploy.pull import check_package, onnx_file, pull
 from deploy.tracking.connection import connected
-from tests.deploy.stored_run import fresh_uri, put_run
+from tests.deploy.stored_run import fresh_uri, put_engine, put_run
+from tests.deploy.test_triton import parsed
 
 pytestmark = pytest.mark.slow
+#: Identity of the package of the run of seed 0, from before packages could hold several engines.
+PACKAGE_OF_SEED_0 = "c955d79c7b2fd709"
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +130,38 @@ def test_promotion_moves_both_aliases_once_and_remembers_the_last_champion(tmp_p
         signature = get_model_info("models:/toy@champion").signature
     assert signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
     assert signature.outputs.inputs[0].shape == (-1, 3)
+
+
+def test_engines_of_further_exports_make_another_package(tmp_path: Path) -> None:
+    uri, store = fresh_uri(tmp_path), LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files")
+    engines = [put_engine(store, tmp_path / "files", refs["prune"], name) for name in ("8.6", "9.0")]
+    given = (store, uri, "toy", refs["export"], refs["gate"], refs["cascade"])
+    assert promote(*given)["version"] == "1"
+    assert champion(uri).tags["secateur.package"] == PACKAGE_OF_SEED_0, "packages keep the identities that they had"
+    assert promote(*given, engines)["version"] == "2"
+    again = promote(*given, engines[::-1])
+    assert (again["version"], again["already"]) == ("2", True), "in which order they are named does not count"
+    pull("models:/toy@champion", tmp_path / "pulled", uri=uri, also=["tensorrt"])
+    config = parsed((tmp_path / "pulled" / "toy_tensorrt" / "config.pbtxt").read_text())
+    assert dict(config.cc_model_filenames) == {"8.6": "model.8.6.plan", "9.0": "model.9.0.plan"}
+
+
+def test_engines_that_do_not_fit_are_refused_before_the_registry_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files")
+    one = put_engine(store, tmp_path / "files", refs["prune"], "8.6")
+    stranger = put_engine(store, tmp_path / "files", refs["train"], "9.0")
+    monkeypatch.setattr(promotion, "retrying", lambda *_: pytest.fail("the registry was asked"))
+    for engines, said in (
+        ([one, one], "name one of them"),
+        ([stranger], "is no export of"),
+        ([refs["export"]], "no engine"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            promote(store, "http://127.0.0.1:9", "toy", refs["export"], refs["gate"], engines=engines)
 
 
 def test_a_champion_that_changed_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

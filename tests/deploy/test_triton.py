@@ -203,6 +203,9 @@ def test_engines_for_several_gpus_are_one_model(tmp_path: Path) -> None:
     for bad in ([], [plans[0], plans[0]]):
         with pytest.raises(ValueError, match="one engine for each"):
             repository.add_plans("bad", bad, TOY_INPUT)
+    wide = [plan(tmp_path, name, name, level="AMPERE_PLUS") for name in ("8.0", "9.0")]
+    with pytest.raises(ValueError, match="no more than one for all GPUs from Ampere on"):
+        repository.add_plans("bad", wide, TOY_INPUT)
     with pytest.raises(ValueError, match="build the engine again"):
         repository.add_plans("bad", [plan(tmp_path, "c", None)], TOY_INPUT)
 

@@ -15,7 +15,7 @@ import pytest
 from compress.core.stage import Ref
 from compress.store import LocalStore
 from deploy.mlflow_store import MlflowStore, flush, pending_refs
-from deploy.promote import promote
+from deploy.promote import Under, promote
 from deploy.pull import check_package, pull
 from deploy.tracking import open_parent
 from tests.deploy.stored_run import fresh_uri, put, put_run
@@ -133,7 +133,8 @@ def test_a_promotion_that_is_killed_anywhere_shows_whole_packages_and_is_finishe
 
     def attempt(number: int, when: str) -> tuple[dict[str, Any], dict[str, str]]:
         place = {"name": f"net-{number}", "parent": open_parent(uri, f"night-{number}", "night")}
-        first = promote(store, uri, place["name"], old["export"], old["gate"], None, experiment=f"night-{number}")
+        under = Under(experiment=f"night-{number}")
+        first = promote(store, uri, place["name"], old["export"], old["gate"], None, under=under)
         assert first["promoted"], first
         return victim.ask(do="promote", store=str(store.root), refs=new, number=number, when=when, **place), place
 
@@ -148,7 +149,8 @@ def test_a_promotion_that_is_killed_anywhere_shows_whole_packages_and_is_finishe
             folder = pull(f"models:/{name}@{alias}", tmp_path / f"{name}-{alias}", uri=uri)
             check_package(folder)
         seen.append(str(client.get_model_version_by_alias(name, "champion").version))
-        again = promote(store, uri, name, new["export"], new["gate"], new["cascade"], place["parent"])
+        under = Under(parent_run=place["parent"])
+        again = promote(store, uri, name, new["export"], new["gate"], new["cascade"], under=under)
         assert again["promoted"], again
         champion = client.get_model_version_by_alias(name, "champion")
         assert champion.tags["secateur.claim"] == "won"

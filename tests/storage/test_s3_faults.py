@@ -15,7 +15,7 @@ from compress.core.model import CorruptModel
 from compress.core.stage import Ref
 from compress.store import LocalStore
 from deploy.mlflow_store import MlflowStore, flush, pending_refs
-from deploy.promote import promote
+from deploy.promote import Under, promote
 from deploy.pull import Versions, check_package, pull
 from deploy.tracking import Unreachable
 from tests.deploy.stored_run import fresh_uri, put, put_run
@@ -182,8 +182,8 @@ def test_no_alias_moves_to_a_package_that_is_not_whole(
     first, second = (put_run(store, tmp_path / "files", seed=seed) for seed in (0, 1))
 
     def promoted(refs: dict[str, Ref]) -> dict[str, Any]:
-        where = {"experiment": place.experiment}
-        return promote(store, place.uri, name, refs["export"], refs["gate"], refs["cascade"], **where)
+        under = Under(experiment=place.experiment)
+        return promote(store, place.uri, name, refs["export"], refs["gate"], refs["cascade"], under=under)
 
     assert promoted(first)["promoted"]
     with place.faults.having(**trouble):
@@ -215,8 +215,8 @@ def test_pull_shows_what_it_showed_until_a_whole_version_is_there(place: Place, 
     store, name, link = LocalStore(tmp_path / "store"), f"net-{abs(hash(place.experiment)):x}", tmp_path / "link"
     for seed in (0, 1):
         refs = put_run(store, tmp_path / "files", seed=seed)
-        where = {"experiment": place.experiment}
-        assert promote(store, place.uri, name, refs["export"], refs["gate"], None, **where)["promoted"]
+        under = Under(experiment=place.experiment)
+        assert promote(store, place.uri, name, refs["export"], refs["gate"], None, under=under)["promoted"]
     pull(f"models:/{name}/1", link, uri=place.uri)
     before = Versions(link).current()
     for case in PULLS:

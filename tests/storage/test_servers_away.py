@@ -20,7 +20,7 @@ import pytest
 
 from compress.store import LocalStore
 from deploy.mlflow_store import MlflowStore, flush, pending_refs
-from deploy.promote import promote
+from deploy.promote import Under, promote
 from tests.deploy.stored_run import put, put_run
 from tests.postgresql import PASSWORD, Server, postgresql
 from tests.storage import dag, servers
@@ -29,6 +29,7 @@ from tests.toys import toy_model
 pytestmark = pytest.mark.slow
 AWAY_S = float(os.environ.get("SECATEUR_AWAY_S", "3"))
 REPORT = {"validation_accuracy": 0.5}
+AWAY = Under(experiment="away")
 
 
 class Both(NamedTuple):
@@ -99,7 +100,7 @@ def test_a_database_that_stays_away_is_named_and_nothing_is_promoted(
     try:
         with caplog.at_level(logging.WARNING):
             late = put(store, "train", {}, REPORT, model=toy_model())
-            answer = promote(store, both.server.uri, "away", refs["export"], refs["gate"], experiment="away")
+            answer = promote(store, both.server.uri, "away", refs["export"], refs["gate"], under=AWAY)
     finally:
         both.database.start()
     assert pending_refs(store) == [late]
@@ -111,7 +112,7 @@ def test_a_database_that_stays_away_is_named_and_nothing_is_promoted(
     print(answer["reasons"][0])
     monkeypatch.setenv("SECATEUR_MLFLOW_TOTAL_S", "60")
     assert flush(store) == [late]
-    answer = promote(store, both.server.uri, "away", refs["export"], refs["gate"], experiment="away")
+    answer = promote(store, both.server.uri, "away", refs["export"], refs["gate"], under=AWAY)
     assert (answer["promoted"], answer["version"]) == (True, "1")
 
 

@@ -20,7 +20,7 @@ import tests.toys  # noqa: F401  (the builder of the models)
 from compress import catalogue
 from compress.store import LocalStore
 from deploy.mlflow_store import MlflowStore, flush
-from deploy.promote import promote
+from deploy.promote import Under, promote
 from deploy.tracking.connection import connected
 
 
@@ -85,8 +85,9 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
             done: dict[str, Any] = {"pushed": flush(MlflowStore(local, order["uri"], experiment=order["experiment"]))}
         else:
             refs = order["refs"]
+            under = Under(parent_run=order["parent"])
             done = promote(
-                local, order["uri"], order["name"], refs["export"], refs["gate"], refs["cascade"], order["parent"]
+                local, order["uri"], order["name"], refs["export"], refs["gate"], refs["cascade"], under=under
             )
     return done | {"requests": deadly.seen}
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from compress.core.registry import UnknownName
-from compress.core.stage import STAGES, StageCall, StageResult
+from compress.core.stage import STAGES, Ref, StageCall, StageResult, identity
 from compress.core.task import InputSpec, Task
 from compress.measure import cost_of
 from compress.measure.paired import PairedLatency
-from deploy.export import engine_choice, int8_choice
-from deploy.export.engine_from_onnx import EngineError
+from deploy.export import engine_choice, engine_from_onnx, int8_choice
+from deploy.export.engine_from_onnx import EngineError, TensorRTMissing
 from deploy.runtime.onnxruntime import OnnxSession
 from deploy.runtime.tensorrt import EngineSession
 from deploy.stages import export as stage
@@ -239,6 +239,73 @@ def test_a_failed_conversion_costs_only_the_engine(tmp_path: Path, monkeypatch: 
     result = run(tmp_path, variants=())
     assert result.report["tensorrt"] == {"status": "failed", "reason": "KeyError: 'Einsum'"}
     assert set(result.files) == {"model.onnx"}
+
+
+def gpu_of(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    """Let the GPU here have a compute capability; none for an empty one."""
+    facts = {"gpu": "a stand-in", "compute_capability": capability} if capability else {}
+    monkeypatch.setattr(engine_from_onnx, "gpu_facts", lambda: facts)
+
+
+def test_an_engine_is_built_on_the_gpu_that_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_engine(monkeypatch, FakeTensorRT(), tmp_path)
+    gpu_of(monkeypatch, "8.6")
+    result = run(tmp_path, variants=(), engine_batch_max=4, engine_capability="8.6")
+    assert result.report["tensorrt"]["status"] == "built"
+    assert json.loads(result.files["model.plan.json"].read_text())["compute_capability"] == "8.6"
+
+
+@pytest.mark.parametrize(("here", "said"), [("9.0", "the one here has 9.0"), ("", "the one here has none")])
+def test_an_engine_for_another_gpu_is_skipped_and_the_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, said: str
+) -> None:
+    fake = FakeTensorRT()
+    with_engine(monkeypatch, fake, tmp_path)
+    gpu_of(monkeypatch, here)
+    result = run(tmp_path, variants=(), engine_batch_max=4, engine_capability="8.6")
+    assert result.report["tensorrt"]["status"] == "skipped"
+    assert f"for GPUs of compute capability 8.6, {said}" in result.report["tensorrt"]["reason"]
+    assert "export again on a machine with such a GPU" in result.report["tensorrt"]["reason"]
+    assert set(result.files) == {"model.onnx"}
+    assert fake.parsed == "", "TensorRT was not asked"
+
+
+def test_an_engine_for_a_gpu_is_skipped_where_there_is_no_tensorrt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise TensorRTMissing("TensorRT cannot be imported")
+
+    monkeypatch.setattr(stage, "require_tensorrt", missing)
+    result = run(tmp_path, variants=(), engine_capability="8.6")
+    assert result.report["tensorrt"] == {"status": "skipped", "reason": "TensorRT cannot be imported"}
+    assert set(result.files) == {"model.onnx"}
+
+
+def test_a_driver_that_fails_costs_only_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA driver initialization failed")
+
+    with_engine(monkeypatch, FakeTensorRT(), tmp_path)
+    monkeypatch.setattr(engine_from_onnx, "gpu_facts", broken)
+    result = run(tmp_path, variants=(), engine_capability="8.6")
+    assert result.report["tensorrt"]["status"] == "failed"
+    assert "CUDA driver initialization failed" in result.report["tensorrt"]["reason"]
+    assert set(result.files) == {"model.onnx"}
+
+
+def test_exports_for_several_kinds_of_gpu_are_entries_of_their_own() -> None:
+    parents = {"model": Ref("prune-0000000000000000")}
+    configs = [ExportConfig(engine_capability=name) for name in ("", "8.6", "9.0")]
+    assert len({identity("export", config, parents, toy_task())[0] for config in configs}) == 3
+    number = ExportConfig.from_json('{"engine_capability": 10.0}')
+    assert number.as_json() == {"engine_capability": "10.0"}, "the command line reads a number"
+
+
+@pytest.mark.parametrize("text", ["sm_86", "86", "8.6 ", "8,6", "8.60", "0.1", "8.6,9.0", "8.6\n"])
+def test_what_is_no_compute_capability_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r'engine_capability=.*: must be written like "8\.6", or empty'):
+        ExportConfig(engine_capability=text)
 
 
 def test_progress_is_told_over_the_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
