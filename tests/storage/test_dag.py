@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +74,9 @@ def ran(request: pytest.FixtureRequest, preset: Preset, tmp_path_factory: pytest
             yield Ran(folder / "w", text, server)
 
 
-def test_final_numbers_are_those_of_sqlite(ran: Ran, preset: Preset, on_sqlite: tuple[Path, Any]) -> None:
+def test_final_numbers_are_those_of_sqlite(
+    ran: Ran, preset: Preset, on_sqlite: tuple[Path, Any], say: Callable[[str], None]
+) -> None:
     there = dag.final_numbers(ran.server.client(), preset.labels)
     here = dag.final_numbers(on_sqlite[1], preset.labels)
     assert there == here
@@ -84,17 +86,19 @@ def test_final_numbers_are_those_of_sqlite(ran: Ran, preset: Preset, on_sqlite: 
         assert {f"{prefix}quality/test_top1", f"{prefix}size/macs_m", f"{prefix}size/onnx_mb"} <= set(there)
         assert measured[f"{prefix}latency/host_p50_ms/b32"] > 0
         assert measured[f"{prefix}ratio/speedup"] > 0
-    print(f"{len(there)} final numbers equal on {ran.server.store.endpoint}: " + json.dumps(there, sort_keys=True))
+    say(f"{len(there)} final numbers equal on {ran.server.store.endpoint}")
 
 
-def test_every_stage_has_its_run_with_the_same_numbers(ran: Ran, on_sqlite: tuple[Path, Any]) -> None:
+def test_every_stage_has_its_run_with_the_same_numbers(
+    ran: Ran, on_sqlite: tuple[Path, Any], say: Callable[[str], None]
+) -> None:
     there, here = dag.children(ran.server.client()), dag.children(on_sqlite[1])
     assert set(there) == set(here), "names are hashes of what was asked for"
     assert {ref: dag.numbers(run) for ref, run in there.items()} == {ref: dag.numbers(run) for ref, run in here.items()}
     assert {ref: run.data.params for ref, run in there.items()} == {ref: run.data.params for ref, run in here.items()}
     assert {run.info.status for run in there.values()} == {"FINISHED"}
     assert dag.parent(ran.server.client()).info.status == "FINISHED"
-    print(f"{len(there)} stages, {sum(len(dag.numbers(run)) for run in there.values())} numbers equal")
+    say(f"{len(there)} stages, {sum(len(dag.numbers(run)) for run in there.values())} numbers equal")
 
 
 def test_structure_and_weights_are_the_same(ran: Ran, on_sqlite: tuple[Path, Any]) -> None:
@@ -104,14 +108,14 @@ def test_structure_and_weights_are_the_same(ran: Ran, on_sqlite: tuple[Path, Any
     assert not list((ran.workspace / "store" / "pending").iterdir()), "something was not pushed"
 
 
-def test_artifacts_lie_in_the_bucket_and_nowhere_else(ran: Ran) -> None:
+def test_artifacts_lie_in_the_bucket_and_nowhere_else(ran: Ran, say: Callable[[str], None]) -> None:
     sizes = ran.server.store.sizes()
     assert len(sizes) > dag.files(ran.workspace)
     assert all(key.startswith("mlflow/") for key in sizes)
     scheme = "mlflow-artifacts:/" if ran.server.is_proxied else f"s3://{servers.BUCKET}/mlflow/"
     assert dag.parent(ran.server.client()).info.artifact_uri.startswith(scheme)
     assert not [path for path in ran.server.folder.rglob("*") if path.is_file() and path != ran.server.log]
-    print(f"{len(sizes)} objects, {sum(sizes.values())} bytes")
+    say(f"{len(sizes)} objects, {sum(sizes.values())} bytes")
 
 
 def test_another_machine_gets_everything_back(ran: Ran, preset: Preset, tmp_path: Path) -> None:

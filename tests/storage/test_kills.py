@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +87,9 @@ def interrupted(store: MlflowStore, experiment: str, number: int) -> Ref:
     return put(away, "train", {}, {"validation_accuracy": 0.5}, model=toy_model(), config={"number": number})
 
 
-def test_an_upload_that_is_killed_anywhere_is_finished_by_the_next(victim: Victim, tmp_path: Path) -> None:
+def test_an_upload_that_is_killed_anywhere_is_finished_by_the_next(
+    victim: Victim, tmp_path: Path, say: Callable[[str], None]
+) -> None:
     uri, experiment = victim.server.uri, "uploads"
 
     def attempt(number: int, when: str) -> tuple[dict[str, Any], MlflowStore, Ref]:
@@ -112,7 +114,7 @@ def test_an_upload_that_is_killed_anywhere_is_finished_by_the_next(victim: Victi
         assert late.record(ref)["files"] == store.record(ref)["files"]
         check_once(victim.server.client(), experiment, ref)
     assert 1 <= num_visible < len(cases)
-    print(f"killed {len(cases)} uploads at {len(whole['requests'])} requests, {num_visible} were complete already")
+    say(f"killed {len(cases)} uploads at {len(whole['requests'])} requests, {num_visible} were complete already")
 
 
 def check_once(client: Any, experiment: str, ref: Ref) -> None:
@@ -125,7 +127,7 @@ def check_once(client: Any, experiment: str, ref: Ref) -> None:
 
 
 def test_a_promotion_that_is_killed_anywhere_shows_whole_packages_and_is_finished(
-    victim: Victim, tmp_path: Path
+    victim: Victim, tmp_path: Path, say: Callable[[str], None]
 ) -> None:
     uri, client = victim.server.uri, victim.server.client()
     store = LocalStore(tmp_path / "store")
@@ -158,4 +160,4 @@ def test_a_promotion_that_is_killed_anywhere_shows_whole_packages_and_is_finishe
         check_package(pull(f"models:/{name}@champion", tmp_path / f"{name}-late", uri=uri))
     assert "1" in seen
     assert "2" in seen
-    print(f"killed {len(cases)} promotions at {len(whole['requests'])} requests; champion afterwards: {seen}")
+    say(f"killed {len(cases)} promotions at {len(whole['requests'])} requests; champion afterwards: {seen}")

@@ -56,7 +56,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_database_that_restarts_under_load_costs_nothing(
-    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Callable[[str], None]
 ) -> None:
     """Ended hard three times while results are being pushed; what does not get through waits."""
     monkeypatch.setenv("SECATEUR_MLFLOW_TOTAL_S", "60")
@@ -86,7 +86,7 @@ def test_a_database_that_restarts_under_load_costs_nothing(
     client = both.server.client()
     runs = client.search_runs([client.get_experiment_by_name("restarts").experiment_id])
     assert sorted(run.data.tags["secateur.ref"] for run in runs) == sorted(refs), "one run each"
-    print(f"{restarts} restarts, {len(refs)} results, {len(waited)} had to wait")
+    say(f"{restarts} restarts, {len(refs)} results, {len(waited)} had to wait")
 
 
 def test_a_database_that_stays_away_is_named_and_nothing_is_promoted(
@@ -116,8 +116,8 @@ def test_a_database_that_stays_away_is_named_and_nothing_is_promoted(
     assert (answer["promoted"], answer["version"]) == (True, "1")
 
 
-def watched(workspace: Path, environment: dict[str, str], uri: str, events: dict[str, Callable[[], None]]) -> str:
-    """Run the small pipeline; when a stage begins to work, let its event happen; return what was printed."""
+def watched(workspace: Path, environment: dict[str, str], uri: str, events: dict[str, Callable[[], None]]) -> None:
+    """Run the small pipeline; when a stage begins to work, let its event happen."""
     preset = workspace.with_name("small.json")
     preset.write_text(json.dumps(dag.SMALL))
     process = subprocess.Popen(
@@ -140,10 +140,11 @@ def watched(workspace: Path, environment: dict[str, str], uri: str, events: dict
         process.wait()
     assert process.returncode == 0, text + (workspace / "dag.log").read_text()[-4000:]
     assert left == {}, f"{list(left)} never began"
-    return text
 
 
-def test_mlflow_is_lost_and_its_database_restarts_while_the_pipeline_works(both: Both, tmp_path: Path) -> None:
+def test_mlflow_is_lost_and_its_database_restarts_while_the_pipeline_works(
+    both: Both, tmp_path: Path, say: Callable[[str], None]
+) -> None:
     """The run goes on without MLflow, and delivers to it what it made meanwhile, itself."""
     workspace, server = tmp_path / "w", both.server
     back: list[threading.Timer] = []
@@ -154,12 +155,12 @@ def test_mlflow_is_lost_and_its_database_restarts_while_the_pipeline_works(both:
         back[0].start()
 
     start = time.monotonic()
-    text = watched(workspace, {}, server.uri, {"search": lose, "export": both.database.restart})
+    watched(workspace, {}, server.uri, {"search": lose, "export": both.database.restart})
     seconds = time.monotonic() - start
     back[0].join()
     if waiting := list((workspace / "store" / "pending").glob("*.json")):
         store = MlflowStore(LocalStore(workspace / "store"), server.uri)
-        print(f"{len(waiting)} still waited at the end, pushed: {flush(store)}")
+        say(f"{len(waiting)} still waited at the end, pushed: {flush(store)}")
     assert not list((workspace / "store" / "pending").glob("*.json"))
     children = dag.children(server.client())
     refs = {path.name for path in (workspace / "store" / "entries").iterdir()}
@@ -175,4 +176,4 @@ def test_mlflow_is_lost_and_its_database_restarts_while_the_pipeline_works(both:
     assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing was made twice"
     assert "is the champion" in again
     assert dag.weights(workspace).keys() <= refs
-    print(f"MLflow away for {AWAY_S:.0f} s and a start; the run took {seconds:.0f} s\n{text}")
+    say(f"MLflow away for {AWAY_S:.0f} s and a start; the run took {seconds:.0f} s")
