@@ -33,8 +33,9 @@ $(UV):
 demo: .venv/.runtime  ## Run the whole pipeline on DATA (digits, fashion_mnist, …).
 	$(BIN)/python -m pipelines.local --data $(DATA) --workspace $(WORKSPACE)
 
-ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE.
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db
+PORT ?= 5000
+ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE at PORT.
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db --port $(PORT)
 
 test: lint types layers tensorrt-bindings .venv-kserve/.done  ## Run every check and test; line coverage is that of the unit and contract tests.
 	$(UNIT) --cov --cov-report=

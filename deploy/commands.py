@@ -88,7 +88,7 @@ def promote(
 def serve(
     folder: Annotated[Path, typer.Argument(help="What `secateur pull` made.")],
     host: Annotated[str, typer.Option(help="Address to listen on; there is no authentication.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 for any that is free.")] = 8080,
+    port: Annotated[int, typer.Option(help="Port; 0 for any that is free.", min=0, max=65535)] = 8080,
     threads: Annotated[int, typer.Option(help="Threads inside one operator.")] = 1,
 ) -> None:
     """Serve a pulled model without Triton: the Open Inference Protocol v2 over HTTP, by KServe's model server.
@@ -162,11 +162,13 @@ def trainjob(  # noqa: PLR0913 - one parameter an option
     import json
 
     from compress.catalogue import load
+    from compress.core.task import TASKS
     from compress.stages.train import TrainConfig
     from deploy.pods import as_yaml
     from deploy.trainjob import Training, manifest, variables
 
     load()
+    TASKS.from_json(json.loads(task) if task.lstrip().startswith("{") else task)
     TrainConfig.from_json(config)
     training = Training(
         name=name, image=image, task=task, config=json.loads(config), namespace=namespace, runtime=runtime,

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode
 
-from deploy.pods import DOWNLOAD_SECRETS, Manifest, check_image, container_security, secret_env
-from deploy.triton_config import check_backend
+from deploy.pods import DOWNLOAD_SECRETS, Manifest, check_image, check_quantity, container_security, secret_env
+from deploy.triton_config import check_backend, triton_name
 
 STORAGE = "secateur-models"
 MODELS = "/mnt/models"
 HTTP_PORT, GRPC_PORT = 8080, 9000
 
+_MODEL = re.compile(r"models:/([^/@?:]+(@[^/@?:]+|/[0-9]+)|m-[0-9a-f]+)")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,54}[a-z0-9])?")
 
 
@@ -59,8 +60,11 @@ class Serving:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r}: use lower-case letters, digits and dashes, at most 56.")
-        if not self.model.startswith("models:/") or "?" in self.model:
+        if not _MODEL.fullmatch(self.model):
             raise ValueError(f"model {self.model!r}: write models:/NAME@ALIAS or models:/NAME/VERSION, without '?'.")
+        if strange := [name for name in self.models if triton_name(name) != name]:
+            raise ValueError(f"load={strange[0]!r} is no name of a Triton model: letters, digits, - and _ alone.")
+        check_quantity("shared_memory", self.shared_memory)
         check_image("triton_image", self.triton_image)
         check_backend(self.backend)
         if self.gpus < 0 or not 0 <= self.replicas[0] <= max(1, self.replicas[1]):

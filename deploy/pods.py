@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -40,6 +41,18 @@ DOWNLOAD_SECRETS = (
 SECRET_KEYS = (*DOWNLOAD_SECRETS, "SECATEUR_SEARCH_STORAGE")
 
 
+def check_quantity(label: str, amount: str) -> None:
+    """Raise ValueError for what Kubernetes does not read as an amount of memory.
+
+    >>> check_quantity("shared_memory", "2Gi")
+    >>> check_quantity("shared_memory", "8x")
+    Traceback (most recent call last):
+    ValueError: shared_memory '8x' is no amount: write a number and a unit, for example 2Gi or 512Mi.
+    """
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?(k|Ki|M|Mi|G|Gi|T|Ti)?", amount):
+        raise ValueError(f"{label} {amount!r} is no amount: write a number and a unit, for example 2Gi or 512Mi.")
+
+
 def check_image(label: str, image: str) -> None:
     """Raise ValueError for an image that may be another one tomorrow.
 
@@ -48,6 +61,8 @@ def check_image(label: str, image: str) -> None:
     Traceback (most recent call last):
     ValueError: image 'registry.example:5000/net' can be another one tomorrow: give a tag or a digest.
     """
+    if not image:
+        raise ValueError(f"{label} is missing: name an image with a tag or a digest.")
     tag = image.rpartition("/")[2].partition(":")[2]
     if "@sha256:" not in image and tag in ("", "latest"):
         raise ValueError(f"{label} {image!r} can be another one tomorrow: give a tag or a digest.")

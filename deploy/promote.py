@@ -79,13 +79,15 @@ def promote(
         promoted, already, name, version, previous, model_id, reasons, export (the entry that was to be promoted).
 
     Raises:
-        ValueError: One of `engines` is of another model, holds no engine or one for GPUs that have one already; the
-            registry was not touched.
+        ValueError: MLflow allows no such name, or one of `engines` is of another model, holds no engine or one for
+            GPUs that have one already; the registry was not touched.
         StoreFull: There is no space for the package under TMPDIR; the champion is unchanged.
         OSError: The package cannot be written here; the registry was not touched.
     """
+    if not name.strip() or set(name) & set("/:"):
+        raise ValueError(f"{name!r} cannot name a registered model: leave out '/' and ':', which MLflow refuses.")
     gate = store.record(Ref(gate_ref))
-    if reasons := _objections(store, gate, export_ref):
+    if reasons := _objections(store, gate, export_ref, cascade_ref):
         return _answer(name, reasons=reasons) | {"export": export_ref}
     evaluation = store.record(Ref(gate["identity"]["parents"]["evaluation"]))
     cascade = "" if gate["report"].get("cascade") == DEMOTED else cascade_ref or ""
@@ -137,7 +139,7 @@ def _identity(refs: Mapping[str, str], engines: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _objections(store: ModelStore, gate: Mapping[str, Any], export_ref: str) -> list[str]:
+def _objections(store: ModelStore, gate: Mapping[str, Any], export_ref: str, cascade_ref: str | None) -> list[str]:
     from deploy.report.markdown import failed_reasons
 
     if not gate["report"].get("passed"):
@@ -146,6 +148,11 @@ def _objections(store: ModelStore, gate: Mapping[str, Any], export_ref: str) -> 
     judged = evaluation["identity"]["parents"].get("model")
     if judged != export_ref:
         return [f"gate {gate['ref']} judged {judged}, not {export_ref}: name the export that it judged."]
+    routed = evaluation["identity"]["parents"].get("cascade")
+    if cascade_ref and cascade_ref != routed:
+        return [
+            f"gate {gate['ref']} judged the cascade {routed or 'of none'}, not {cascade_ref}: name that one, or none."
+        ]
     return []
 
 

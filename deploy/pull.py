@@ -28,7 +28,7 @@ from compress.core.layout import RECORD
 from compress.core.model import CorruptModel, Model
 from deploy.description import PACKAGE, read_package
 from deploy.engine_sweep import LOCK
-from deploy.tracking.connection import default_uri, retrying
+from deploy.tracking.connection import database_file, default_uri, retrying
 from deploy.tracking.fetch import check_entry, check_files, digest_of, download, publish, read_hashes
 from deploy.triton_config import check_backend, check_kinds
 
@@ -87,6 +87,8 @@ def pull(name: str, folder: str | Path, *, uri: str = "", backend: str = "", als
     check_backend(backend)
     check_kinds(also)
     uri = uri or default_uri(".secateur")
+    if (database := database_file(uri)) is not None and not database.is_file():
+        raise ValueError(f"no MLflow is at {uri}: name it with --uri, or set MLFLOW_TRACKING_URI.")
     found = retrying(uri, lambda client: find(client, name))
     bring(versions, found, uri=uri, backend=backend, also=also)
     return versions.link
@@ -134,7 +136,10 @@ def find(client: MlflowClient, name: str) -> Found:
             version = None
     if version is None:
         known = ", ".join(known_aliases(client)) or "none"
-        raise ValueError(f"{name!r} is not in the registry; its aliases are: {known}.")
+        raise ValueError(
+            f"{name!r} is not in the registry at {client.tracking_uri}; its aliases are: {known}. Another MLflow is "
+            f"named with --uri or MLFLOW_TRACKING_URI."
+        )
     source = str(version.source or "").removeprefix("models:/")
     if not _MODEL_ID.fullmatch(source):
         raise ValueError(f"{name!r} was registered from {version.source!r}, no secateur package: promote it first.")

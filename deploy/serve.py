@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ def _kserve_model(served: Served) -> Any:
                 raise InvalidInput(str(error)) from error
             types = {one.name: one.datatype for one in served.outputs}
             return InferResponse(
-                response_id=payload.id,
+                response_id=payload.id or uuid.uuid4().hex,
                 model_name=served.name,
                 model_version=served.version,
                 infer_outputs=[InferOutput(name, list(one.shape), types[name], one) for name, one in found.items()],

@@ -13,7 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deploy.pods import CONFIG_KEYS, USER, Manifest, check_image, config_env, container_security, secret_env
+from deploy.pods import (
+    CONFIG_KEYS,
+    USER,
+    Manifest,
+    check_image,
+    check_quantity,
+    config_env,
+    container_security,
+    secret_env,
+)
 
 #: Container and job of the torch runtimes that Trainer brings.
 NODE = "node"
@@ -26,6 +35,7 @@ SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OF_THE_PIPELINES = ("SECATEUR_IMAGE_DIGEST",)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"SECRET|PASSWORD|TOKEN", re.IGNORECASE)
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -79,6 +89,7 @@ class Training:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r}: lower-case letters, digits and dashes, a letter first, at most 63.")
         check_image("image", self.image)
+        check_quantity("shared_memory", self.shared_memory)
         if self.num_nodes < 1 or self.processes_per_node < 1 or self.gpus_per_node < 0:
             raise ValueError(
                 f"num_nodes={self.num_nodes}, processes_per_node={self.processes_per_node}, "
@@ -123,12 +134,16 @@ def variables(words: Iterable[str]) -> dict[str, str]:
     {'AWS_ENDPOINT_URL': 'http://s3:9000/?a=b'}
 
     Raises:
-        ValueError: A word without a name or an equals sign.
+        ValueError: A word without a name or an equals sign, or one that names a secret.
     """
     pairs = [word.partition("=") for word in words]
     for name, equals, value in pairs:
         if not equals or not _VARIABLE.fullmatch(name):
             raise ValueError(f"env {name + equals + value!r}: write NAME=VALUE.")
+        if name in SECRET_KEYS or _SECRET.search(name):
+            raise ValueError(
+                f"env {name} names a secret, which a manifest would show: put it into a Secret (--secret)."
+            )
     return {name: value for name, _, value in pairs}
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines import preset
+from deploy.night import check_teacher
+from pipelines import nightly, preset
 
 #: Keys of the file besides the pipeline's own inputs.
 EXTRA = ("preset",)
@@ -65,20 +66,26 @@ def arguments(where: str, written: Mapping[str, Any], pipeline: Any) -> dict[str
         pipeline: Compiled pipeline function.
 
     Raises:
-        ValueError: An unknown key, a value of a wrong type, or an input that is missing.
+        ValueError: An unknown key, a value of a wrong type, an input that is missing, or a teacher that each night
+            would replace by its own student.
     """
     inputs = inputs_of(pipeline)
     check_keys(where, written, (*inputs, *EXTRA))
     base: dict[str, Any] = {}
     if "preset" in written:
         base = preset.arguments(preset.load(str(written["preset"])))
-    given = {name: WRITTEN.get(name, _same)(value) for name, value in written.items() if name not in EXTRA}
+    try:
+        given = {name: WRITTEN.get(name, _same)(value) for name, value in written.items() if name not in EXTRA}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     merged = {name: value for name, value in {**base, **given}.items() if name in inputs}
     for name, value in merged.items():
         _check_type(where, name, value, inputs[name].type)
     missing = [name for name, spec in inputs.items() if not spec.optional and name not in merged]
     if missing:
         raise ValueError(f"{where}: {', '.join(missing)} is missing: write it, or name a preset ({_presets()}).")
+    if pipeline.name == nightly.NAME:
+        check_teacher(str(merged.get("teacher", "")), str(merged.get("model_name", "")))
     return merged
 
 
@@ -95,7 +102,9 @@ def _text(value: Any) -> Any:
 
 
 def _count(value: Any) -> Any:
-    return str(value) if type(value) is int else value
+    if type(value) is int or (isinstance(value, str) and value.isdigit()):
+        return str(value)
+    raise ValueError(f"gpu_limit is a number of accelerators, 0 or more; got {value!r}.")
 
 
 #: What people write -> what the pipeline takes, for the inputs that are texts of something else.

@@ -8,7 +8,7 @@ from typing import Any
 
 from kfp import kubernetes
 
-from deploy.pods import CONFIG_KEYS, SECRET_KEYS, USER
+from deploy.pods import CONFIG_KEYS, SECRET_KEYS, USER, check_quantity
 
 #: Where the shared volume appears in every task.
 MOUNT = "/workspace"
@@ -46,6 +46,9 @@ class Placement:
     workspace_claim: str = "secateur-workspace"
     data_claim: str = ""
     user: int = USER
+
+    def __post_init__(self) -> None:
+        check_quantity("shared_memory", self.shared_memory)
 
 
 CLUSTER = Placement()

@@ -65,7 +65,9 @@ def fetch(location: str) -> Path:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise MissingData(f"{path.absolute()} does not exist.")
+        raise MissingData(
+            f"{path.absolute()} does not exist: put the data there, or name another place (a folder, a file, s3://…)."
+        )
     return path
 
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +33,8 @@ def _push(root: str, uri: str) -> int:
     from deploy.mlflow_store import MlflowStore, push_pending
     from deploy.tracking.connection import default_uri
 
+    if not Path(root).is_dir():
+        raise ValueError(f"{root} is no folder: name the local store, which is STORE or WORKSPACE/store.")
     pushed = push_pending(MlflowStore(LocalStore(root), uri or default_uri(root)), uri=uri)
     print(f"pushed {len(pushed)}: {', '.join(pushed)}" if pushed else "nothing was pending")
     return 0

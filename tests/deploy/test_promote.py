@@ -55,6 +55,25 @@ def test_a_gate_that_judged_another_export_promotes_nothing(tmp_path: Path) -> N
     assert "judged" in answer["reasons"][0]
 
 
+def test_a_cascade_that_the_gate_did_not_judge_promotes_nothing(tmp_path: Path) -> None:
+    """Its numbers would stand beside another one's networks."""
+    store = LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files")
+    others = put_run(store, tmp_path / "others", seed=1)
+    assert others["cascade"] != refs["cascade"]
+    answer = ask("http://127.0.0.1:9", store, {**refs, "cascade": others["cascade"]})
+    assert not answer["promoted"]
+    assert f"judged the cascade {refs['cascade']}, not {others['cascade']}" in answer["reasons"][0]
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", " "])
+def test_a_name_that_mlflow_refuses_is_said_to_be_one(tmp_path: Path, name: str) -> None:
+    store = LocalStore(tmp_path / "store")
+    refs = put_run(store, tmp_path / "files")
+    with pytest.raises(ValueError, match="cannot name a registered model"):
+        promote(store, "http://127.0.0.1:9", name, refs["export"], refs["gate"])
+
+
 def test_an_unreachable_registry_is_a_reason_not_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEUR_MLFLOW_ATTEMPTS", "1")
     store = LocalStore(tmp_path / "store")

@@ -135,6 +135,14 @@ def test_words_that_cannot_be_right_are_refused_before_anything_is_asked(tmp_pat
         Settings(name="models:/toy@champion", folder=tmp_path, interval_s=0)
 
 
+def test_no_database_is_made_by_looking_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"no MLflow is at sqlite:.*name it with --uri, or set MLFLOW_TRACKING_URI"):
+        pull("models:/toy@champion", tmp_path / "link")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_names_are_resolved_or_answered_with_what_there_is(registry: str) -> None:
     with connected(registry) as client:

@@ -225,6 +225,10 @@ def test_plain_json_is_answered_too(pulled: Pulled, server: Running) -> None:
     assert deferred["data"] == pulled.deferred[:2].tolist()
     assert logits["shape"] == [2, 3]
     assert np.allclose(logits["data"], pulled.expected["toy_cascade"][:2].ravel(), atol=1e-5)
+    status, unnamed = server.post("/v2/models/toy/infer", {"inputs": [given]})
+    assert status == 200
+    assert unnamed["id"], "a request needs no id"
+    assert np.allclose(unnamed["outputs"][0]["data"], pulled.expected["toy"][:2].ravel(), atol=1e-5)
 
 
 @pytest.mark.slow

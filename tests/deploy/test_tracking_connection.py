@@ -180,6 +180,7 @@ def test_split_name_wants_an_alias() -> None:
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push", str(tmp_path), "--uri", NOBODY]) == 0
+    assert main(["push", str(tmp_path / "nowhere"), "--uri", NOBODY]) == 1
     assert "nothing was pending" in capsys.readouterr().out
     assert main(["pull", "models:/a@b", "--to", str(tmp_path), "--uri", NOBODY]) == 1
     assert "exists already" in capsys.readouterr().err

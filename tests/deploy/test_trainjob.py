@@ -83,6 +83,13 @@ def test_a_variable_has_a_name_and_a_value(word: str) -> None:
         variables([word])
 
 
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "PGPASSWORD", "hf_token"])
+def test_a_secret_is_no_variable_of_a_manifest(name: str) -> None:
+    with pytest.raises(ValueError, match="put it into a Secret") as caught:
+        variables([f"{name}=abcd1234"])
+    assert "abcd1234" not in str(caught.value)
+
+
 def test_the_command_is_one_that_we_understand(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     from typer.testing import CliRunner
 
@@ -103,6 +110,7 @@ def test_the_command_is_one_that_we_understand(monkeypatch: pytest.MonkeyPatch, 
     [
         ({"name": "1-teacher"}, "a letter first"),
         ({"image": "registry.example/secateur"}, "give a tag or a digest"),
+        ({"shared_memory": "lots"}, "for example 2Gi"),
         ({"num_nodes": 0}, "at least 1 machine"),
         ({"gpus_per_node": 2}, "one process a GPU"),
         ({"num_nodes": 3}, "choose a multiple of 3"),
@@ -132,3 +140,5 @@ def test_the_subcommand_prints_it() -> None:
     assert yaml.safe_load(result.output) == manifest(expected)
     refused = CliRunner().invoke(app, [*base, "--config", '{"epoch": 2}'])
     assert "Did you mean 'epochs'" in str(refused.exception)
+    refused = CliRunner().invoke(app, [*base[:-1], "digitz"])
+    assert "Did you mean 'digits'" in str(refused.exception)

@@ -134,6 +134,7 @@ def test_a_run_speaks_to_kubeflows_mlflow_plugin_only_when_asked(
     ("text", "said"),
     [
         ("preset: digits\ngpu_limits: 2\n", "unknown key 'gpu_limits'. Did you mean 'gpu_limit'?"),
+        ("preset: digits\ngpu_limit: one\n", "gpu_limit is a number of accelerators, 0 or more; got 'one'"),
         ("preset: digitz\n", "no preset 'digitz'. Did you mean 'digits'?"),
         ("task: digits\n", "budgets is missing: write it, or name a preset (digits, fashion_mnist)"),
         ("preset: digits\nnode_selector: [a100]\n", "node_selector is a dict; got ['a100']"),
@@ -208,6 +209,7 @@ def test_a_schedule_is_applied_shown_and_deleted(say: Any, served: State, tmp_pa
         ("cron: 0 0 2", "cron: 0 2", "begins with seconds"),
         ("  teacher:", "  techer:", "parameters: unknown key 'techer'. Did you mean 'teacher'?"),
         ("preset: digits", "preset: digts", "Did you mean 'digits'"),
+        ("digits-teacher@", "digits@", "compress the student of the night before"),
     ],
 )
 def test_a_mistake_in_a_schedule_is_refused(
