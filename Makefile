@@ -37,10 +37,13 @@ PORT ?= 5000
 ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE at PORT.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db --port $(PORT)
 
+# Begun first, so that no worker is left alone with one of them in the end.
+LONGEST := tests/storage tests/end_to_end tests/studies tests/contract
 test: lint types layers tensorrt-bindings .venv-kserve/.done  ## Run every check and test; line coverage is that of the unit and contract tests.
 	$(UNIT) --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile -m slow --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m slow --durations=15 \
+		$(LONGEST) tests
 
 check: lint types layers unit  ## Lint, types, import layers, unit and contract tests (under 3 minutes).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from compress.studies.statistics import Estimate
 from deploy.report.plot import Canvas, Frame, Scale, axes, color
 
 ROW = 24.0
@@ -27,6 +28,17 @@ class Dot:
     value: float
     half: float | None = None
     hollow: tuple[float, ...] = ()
+
+    @classmethod
+    def percent(cls, label: str, kind: str, found: Estimate, hollow: tuple[float, ...] = ()) -> Dot:
+        """Return the dot of shares, `found` and `hollow`, in percent.
+
+        >>> Dot.percent("magnitude", "student", Estimate(mean=0.875, half=0.125, num=3))
+        Dot(label='magnitude', kind='student', value=87.5, half=12.5, hollow=())
+        """
+        half = None if found.half is None else 100 * found.half
+        before = tuple(100 * value for value in hollow)
+        return cls(label=label, kind=kind, value=100 * found.mean, half=half, hollow=before)
 
 
 def dots_chart(title: str, x_title: str, dots: Sequence[Dot], width: float = 720) -> str:

@@ -259,27 +259,35 @@ def by_seed(cells: Iterable[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.seed)
 
 
+def at_rate(rate: float, **options: Any) -> dict[str, Any]:
+    """Return options of the stage `prune` for one learning rate, and whatever goes with it."""
+    return {"recipe": {"name": "sgd_cosine", "lr": rate}, **options}
+
+
 def pruned_by_stage(cell: Cell, bench: Bench) -> dict[str, Any]:
     """Run the stage `prune` from end to end and judge what it gives.
 
     Args:
-        cell: Settings: what `start_of` wants; "options", the stage's configuration without a recipe; "rates", of which
-            the first seed takes the one with the best validation accuracy and the others take that over;
-            "test_limit" and "rounds".
+        cell: Settings: what `start_of` wants; "options", the stage's configuration; "candidates", options that are
+            added to it (`at_rate`), of which the first seed takes those with the best validation accuracy, of equal
+            ones the first, and the others take them over; "test_limit" and "rounds".
         bench: Holds the store.
 
     Returns:
-        "test" and "validation" accuracies by state, "rate", "rates", "seconds" of the stage, and the costs.
+        "test" and "validation" accuracies by state, "chosen" (the candidate) and its "rate", "candidates" (their
+        validation accuracies), "steps" of training, "returned" (channels that came back), "seconds" of the stage, and
+        the costs.
     """
     settings, store = cell.settings, store_of(bench)
     task = task_of(settings["task"])
     start = start_of(bench, settings, task)
-    rates = [earlier["rate"] for earlier in bench.found.values()] or settings["rates"]
-    outcomes = {}
-    for rate in rates:
-        config = {**settings["options"], "recipe": {"name": "sgd_cosine", "lr": rate}, "seed": cell.seed}
-        outcomes[rate] = run_stage("prune", config, {"model": start}, task, store)
-    best = max(rates, key=lambda rate: outcomes[rate].entry.report["validation_accuracy"])
+    candidates = [earlier["chosen"] for earlier in bench.found.values()] or settings["candidates"]
+    outcomes = []
+    for candidate in candidates:
+        config = {**settings["options"], **candidate, "seed": cell.seed}
+        outcomes.append(run_stage("prune", config, {"model": start}, task, store))
+    found = [outcome.entry.report["validation_accuracy"] for outcome in outcomes]
+    best = found.index(max(found))
     report, model = outcomes[best].entry.report, outcomes[best].entry.model
     before = store.get(start).model
     limit = settings["test_limit"]
@@ -290,8 +298,11 @@ def pruned_by_stage(cell: Cell, bench: Bench) -> dict[str, Any]:
             "recalibrated": report["accuracy_recalibrated"],
             "tuned": report["validation_accuracy"],
         },
-        "rate": best,
-        "rates": {f"{rate:g}": outcomes[rate].entry.report["validation_accuracy"] for rate in rates},
+        "chosen": candidates[best],
+        "rate": candidates[best]["recipe"]["lr"],
+        "candidates": found,
+        "steps": sum(one["num_steps"] for one in report["fits"]),
+        "returned": sum(look["returned"] for look in report["looks"]),
         "seconds": outcomes[best].seconds,
         "dropped": len(report["dropped"]),
         **bench.once("costs", lambda: costs(before, model, rounds=settings["rounds"])),

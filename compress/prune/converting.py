@@ -6,6 +6,8 @@ a layer on its own pays for changes of memory layout that its neighbours would h
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from compress.core.journal import Journal
 from compress.core.model import Model
 from compress.core.registry import Piece
 from compress.core.stage import Entry
@@ -26,6 +29,7 @@ from compress.prune.conversions.family import Converted, Merged, NotConvertible,
 from compress.prune.conversions.sites import quiet_groups, shape_classes, site_at
 from compress.prune.fading import advance, fade, settled
 from compress.prune.merging import merge
+from compress.prune.trials import digest_of
 from compress.train.folding import norm_after
 
 #: How often a measurement that leaves it open which network is faster is repeated with twice the rounds.
@@ -44,15 +48,26 @@ class Referee:
         batch: Inputs a call.
         rounds: Interleaved samples of each, at first.
         seed: Of their order.
+        journal: Holds what was measured before, so that work that is started again decides as it did; None measures
+            whenever it is asked.
     """
 
     runtime: Piece[Any]
     batch: int = 1
     rounds: int = 40
     seed: int = 0
+    journal: Journal | None = None
 
     def ratio(self, numerator: Model, denominator: Model) -> Ratio:
-        """Return how many times longer `numerator` takes than `denominator`; measured longer while 1 is possible."""
+        """Return how many times longer `numerator` takes than `denominator`, from the journal when it has that."""
+        if self.journal is None:
+            return self._measured(numerator, denominator)
+        how = json.dumps(self.as_json(), sort_keys=True)
+        key = f"{_network_key(numerator)}/{_network_key(denominator)} {how}"
+        return Ratio(**self.journal.get("referee", key, lambda: self._measured(numerator, denominator).as_json()))
+
+    def _measured(self, numerator: Model, denominator: Model) -> Ratio:
+        """Return the ratio of times in turns; measured longer while 1 is possible."""
         x_BCHW = numerator.input.example(self.batch).numpy().astype(np.float32)
         with ExitStack() as stack:
             models = {"numerator": numerator, "denominator": denominator}
@@ -235,6 +250,12 @@ def _orders_folded(draft: _Draft, path: str, site: Site, found: Converted) -> tu
     for mine, given in zip(convolutions(new), convolutions(found.layer), strict=True):
         mine.load_state_dict(given.state_dict())
     return Model(module, draft.model.input, draft.model.lineage), replace(found, target=target, layer=new)
+
+
+def _network_key(model: Model) -> str:
+    """Return digits that tell a network from any other; an order of channels has no weights, but a place in a plan."""
+    plans = json.dumps(model.lineage.as_json(), sort_keys=True)
+    return f"{digest_of(model)}-{hashlib.sha256(plans.encode()).hexdigest()[:16]}"
 
 
 def _num_weights(layer: nn.Module) -> int:

@@ -115,6 +115,8 @@ class Session:
         curves: Content of sensitivity.json of the uncut network, whose losses need no second trial; or None.
         choice: What the last cut took away, or None before the first.
         cuts: What was done.
+        looks: What schedules were told without a cut: its depth, how many channels would go, and how many of those
+            that would have gone in the look before would stay now.
     """
 
     def __init__(
@@ -132,11 +134,17 @@ class Session:
         self.curves: Mapping[str, Any] | None = None
         self.choice: Choice | None = None
         self.cuts: list[Cut] = []
+        self.looks: list[dict[str, float]] = []
+        self._looked: Choice | None = None
 
     def choose(self, model: Model, depth: float) -> Choice:
         """Return what a cut to `depth` would take away now."""
         network = Network(model, self.config, self.task, self.table)
-        return self._choice(network, self._scores(network, depth), depth)
+        choice = self._choice(network, self._scores(network, depth), depth)
+        returned = 0 if self._looked is None else choice.num_returned(self._looked)
+        self.looks.append({"depth": depth, "gone": choice.num_gone(), "returned": returned})
+        self._looked = choice
+        return choice
 
     def cut(self, model: Model) -> Model:
         """Score, allocate and cut to the end at once, unjudged and not recalibrated; for limits that are counted."""

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from compress.core.model import Model
+from compress.core.random import derived_seed
 from compress.core.registry import Piece
 from compress.core.stage import STAGES, StageCall, StageResult, piece_field
 from compress.distill import Distiller
@@ -18,11 +19,13 @@ from compress.distill.losses import LOSSES
 from compress.graph.conversion import width_of
 from compress.graph.groups import trace_groups
 from compress.graph.slicers import axis_size
+from compress.graph.units import ChannelGroup
 from compress.measure import cost_of
 from compress.measure.clock import Clock
 from compress.prune.allocators.threshold_line import threshold_picture
 from compress.prune.converting import Referee, convert
 from compress.prune.live_groups import LiveGroups
+from compress.prune.ordering import largest_first
 from compress.prune.session import Cut, Session, Target
 from compress.prune.settings import CutConfig, is_active
 from compress.prune.spending import steerable
@@ -63,7 +66,9 @@ class _Training:
         return self._fit(model, self.config.tuning(share * rest), penalty=penalty)
 
     def sparse(self, model: Model) -> Model:
-        """Train under the penalty, in front of the first cut."""
+        """Train under the penalty, in front of the first cut; one that orders channels starts from their sizes."""
+        if self.config.sparsity.card.extra.get("is_ordering"):
+            model = largest_first(model, self.session.whole.ranked)
         return self._fit(model, self.config.tuning(self.config.sparsity_share), penalty=self.config.sparsity)
 
     def fading(self, model: Model, share: float, on_step: OnStep) -> Model:
@@ -73,9 +78,12 @@ class _Training:
     def _fit(
         self, model: Model, tuning: FitConfig, *, penalty: Penalty | None = None, on_step: OnStep | None = None
     ) -> Model:
-        cuts = self.session.cuts
+        """Train one part; from the second one on with images in an order of its own, not the first part's again."""
+        cuts, number = self.session.cuts, len(self.fits)
         if penalty is not None:
             tuning = replace(tuning, select="last")
+        if number:
+            tuning = replace(tuning, seed=derived_seed(self.config.seed, "part", number))
         if tuning.num_steps(len(self.task.split("train"))):
             found = fit(
                 model.module,
@@ -85,7 +93,7 @@ class _Training:
                 what=f"prune: fine-tune {len(cuts)}" if cuts else "prune: in front of the cut",
                 loss=self._loss(model),
                 penalties=() if penalty is None else (penalty,),
-                taps=_taps(model, penalty, on_step),
+                taps=_taps(model, penalty, on_step, self.session.whole.ranked),
             )
             self.fits.append(found.as_json())
             if cuts:
@@ -100,10 +108,12 @@ class _Training:
         return Distiller(loss, student, self.teacher, seed=self.config.seed)
 
 
-def _taps(model: Model, penalty: Penalty | None, on_step: OnStep | None) -> TapsFn | None:
-    """Return what the training loop asks for at each step."""
+def _taps(
+    model: Model, penalty: Penalty | None, on_step: OnStep | None, ranked: tuple[ChannelGroup, ...]
+) -> TapsFn | None:
+    """Return what the training loop asks for at each step; objectives see what may be cut, all if only blocks may."""
     if isinstance(penalty, Piece):
-        return LiveGroups(model.module, trace_groups(model.module, model.input.example()))
+        return LiveGroups(model.module, ranked or trace_groups(model.module, model.input.example()))
     if on_step is None:
         return None
 
@@ -114,7 +124,7 @@ def _taps(model: Model, penalty: Penalty | None, on_step: OnStep | None) -> Taps
     return taps
 
 
-@STAGES.register("prune", config=PruneConfig, roles=("model",), optional_roles=("reference", "sensitivity"), version=4)
+@STAGES.register("prune", config=PruneConfig, roles=("model",), optional_roles=("reference", "sensitivity"), version=5)
 def prune(call: StageCall) -> StageResult:
     """Cut channels and blocks until the network fits a budget, then fine-tune it.
 
@@ -148,7 +158,7 @@ def prune(call: StageCall) -> StageResult:
         kept = _kept_counts(model, pruned)
         converted: dict[str, Any] = {}
         if is_active(config.conversion):
-            pruned, converted = _converted(pruned, train, config)
+            pruned, converted = _converted(pruned, train, config, is_cut=session.is_needed)
     report = _report(session, model, pruned) | {"accuracy_before": before, "fits": train.fits, "kept": kept}
     if converted:
         report |= {"conversion": converted, "validation_accuracy": converted["accuracy"]}
@@ -162,9 +172,13 @@ def _curves(call: StageCall) -> Any:
     return json.loads(call.parents["sensitivity"].files["sensitivity.json"].read_text())
 
 
-def _converted(model: Model, train: _Training, config: PruneConfig) -> tuple[Model, dict[str, Any]]:
-    """Convert what gets faster, with a share of the fine-tuning to fade, and recalibrate."""
-    referee = Referee(config.runtime, batch=config.latency_batch, rounds=config.latency_rounds, seed=config.seed)
+def _converted(model: Model, train: _Training, config: PruneConfig, *, is_cut: bool) -> tuple[Model, dict[str, Any]]:
+    """Convert what gets faster, with a share of the fine-tuning to fade, and recalibrate.
+
+    The rest of the fine-tuning went behind the cuts; where nothing had to be cut, it follows here.
+    """
+    rounds, journal = config.latency_rounds, train.session.journal
+    referee = Referee(config.runtime, batch=config.latency_batch, rounds=rounds, seed=config.seed, journal=journal)
     share = config.conversion_share
     fading = train.fading if share else None
     result, report = convert(
@@ -173,6 +187,8 @@ def _converted(model: Model, train: _Training, config: PruneConfig) -> tuple[Mod
     if report["num_converted"] and config.recalibrate_batches:
         settings = {"num_batches": config.recalibrate_batches, "batch_size": config.batch_size}
         recalibrate_batch_norm(result.module, train.task, **settings, seed=config.seed)
+    if not is_cut and (share or report["num_converted"]):
+        result = train(result, 1.0)
     report["accuracy"] = accuracy(result.module, train.task, "validation")
     return result, report
 
@@ -198,6 +214,7 @@ def _report(session: Session, model: Model, pruned: Model) -> dict[str, Any]:
         "dropped": [path for cut in session.cuts for path in cut.dropped],
         "layers": _layer_widths(model.module, pruned.module),
         "cuts": [asdict(cut) for cut in session.cuts],
+        "looks": session.looks,
         "sorted_scores": _picture(session),
     }
 

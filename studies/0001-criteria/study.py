@@ -187,8 +187,7 @@ def figures(table: Table) -> dict[str, str]:
         found = estimate(list(table.values(name, "test.tuned").values()))
         before = estimate(list(table.values(name, "test.recalibrated").values()))
         kind = "int8" if name.startswith(THEIRS) else "teacher" if name == "default" else "student"
-        half = None if found.half is None else 100 * found.half
-        dots.append(Dot(label=spoken(name), kind=kind, value=100 * found.mean, half=half, hollow=(100 * before.mean,)))
+        dots.append(Dot.percent(spoken(name), kind, found, (before.mean,)))
     dots.sort(key=lambda dot: -dot.value)
     title = f"Fine-tuned (full) and recalibrated (hollow) {_where(table)}"
     return {"accuracy": dots_chart(title, "test accuracy, %", dots)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from statistics import fmean
@@ -27,6 +27,8 @@ from studies.protocol import (
     costs,
     cut_by_stage,
     data_of,
+    on_validation,
+    recalibrated,
     recovery,
     seeded_cells,
     start_of,
@@ -73,8 +75,12 @@ LOSS: dict[str, Any] = {"name": "stage_features", "feature_weight": 100.0}
 SPEEDS = (1.6, 2.0)
 LATENCY_BATCHES = (1, 64)
 IMPORTANCES = ("magnitude", "taylor", "geometric_median")
-#: Measurements in which Torch-Pruning's share of multiply-adds is searched that is as fast as it has to be.
-NUM_TRIES = 7
+#: How Torch-Pruning's pruner may be used; the way is chosen on validation data, as in study 0001.
+TP_WAYS = tuple(asdict(Way(reach=reach, steps=steps)) for reach in ("all", "inside") for steps in (1, 400))
+#: Measurements in which, for each way, the share of multiply-adds is searched that is as fast as it has to be.
+NUM_TRIES = 6
+#: A time within the limit and above this part of it ends the search.
+CLOSE = 0.97
 
 
 def quick() -> Iterator[Cell]:
@@ -116,7 +122,7 @@ def grid(
             settings = {**base, **more, "options": options, "aim": aim}
             yield from seeded_cells(_name(name, speed, batch), settings, seeds)
         for name in theirs:
-            settings = {**base, "importance": name, "aim": aim}
+            settings = {**base, "importance": name, "ways": TP_WAYS, "aim": aim}
             yield from seeded_cells(_name(f"{THEIRS}{name}", speed, batch), settings, seeds)
 
 
@@ -135,8 +141,8 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
         return dict(earlier)
     rates = settings["rates"] if earlier is None else [earlier["rate"]]
     if "importance" in settings:
-        share = partial(_share, cell, bench, start, task)
-        found = bench.once("share", share) if earlier is None else earlier["found"]
+        tuned_to_it = partial(_fast_enough, cell, bench, start, task)
+        found = bench.once("found", tuned_to_it) if earlier is None else earlier["found"]
         cut, dropped = _cut(cell, start, task, found["share"], found["way"]), 0
     else:
         curves = settings.get("curves")
@@ -156,28 +162,63 @@ def _cut(cell: Cell, start: Model, task: Task, share: float, way: Mapping[str, A
     return cut_by_torch_pruning(start, task, cell.settings["importance"], share, Way(**way), **sizes, seed=cell.seed)
 
 
-def _share(cell: Cell, bench: Bench, start: Model, task: Task) -> dict[str, Any]:
-    """Return the largest share of multiply-adds that is fast enough, over both reaches, and which reach it has."""
-    aim = cell.settings["aim"]
-    best: dict[str, Any] = {"share": 0.0, "way": asdict(Way())}
-    runtime, options = RUNTIMES.bind("onnxruntime"), cell.settings["options"]
+def _fast_enough(cell: Cell, bench: Bench, start: Model, task: Task) -> dict[str, Any]:
+    """Return, of all ways at the largest share that is fast enough, the best by validation after recalibration."""
+    settings, options = cell.settings, cell.settings["options"]
+    runtime, aim = RUNTIMES.bind("onnxruntime"), settings["aim"]
     timing = {"rounds": options["latency_rounds"], "pause_s": options["latency_pause_s"]}
+    found = []
     with Clock.against(Entry.of(start), runtime, batch=aim["batch"], **timing) as clock:
-        for reach in ("all", "inside"):
-            way = asdict(Way(reach=reach))
-            low, high = 0.0, 1.0
-            for number in range(NUM_TRIES):
-                share = (low + high) / 2
+        for way in settings["ways"]:
+            name = f"{way['reach']}-{way['steps']}"
+
+            def timed(share: float, number: int, way: Mapping[str, Any] = way, name: str = name) -> float | None:
                 time = partial(_time, cell, start, task, clock, share, way)
-                spent = bench.once(f"time-{reach}-{number}", time)
-                low, high = (share, high) if spent is not None and spent <= 1 / aim["speed"] else (low, share)
-                if spent is None:
-                    break
-            if low > best["share"]:
-                best = {"share": low, "way": way}
-    if not best["share"]:
+                return bench.once(f"time-{name}-{number}", time)
+
+            if share := largest_share(timed, 1 / aim["speed"]):
+                judge = partial(_judged, cell, start, task, share, way)
+                found.append({"share": share, "way": way, "accuracy": bench.once(f"accuracy-{name}", judge)})
+    if not found:
         raise ValueError(f"Torch-Pruning reaches no network that is {aim['speed']:g} times as fast.")
+    best = max(found, key=lambda one: one["accuracy"])
+    return {**best, "ways": found}
+
+
+def largest_share(timed: Callable[[float, int], float | None], limit: float) -> float:
+    """Return the largest share found whose time is within `limit`, 0 for none, along the line through the last two.
+
+    Args:
+        timed: (share in (0, 1), number of the try) -> time in parts of the whole network's, or None where so small a
+            share cannot be reached.
+        limit: In the same parts.
+
+    >>> round(largest_share(lambda share, number: 0.1 + 0.9 * share, 0.55), 2)
+    0.49
+    """
+    low, high, best = 0.0, 1.0, 0.0
+    points = [(0.0, 0.0), (1.0, 1.0)]
+    for number in range(NUM_TRIES):
+        (x0, t0), (x1, t1) = points
+        wanted = (1 + CLOSE) / 2 * limit
+        share = x0 + (wanted - t0) / (t1 - t0) * (x1 - x0) if t1 != t0 else 0.0
+        share = min(high - 0.1 * (high - low), max(low + 0.1 * (high - low), share))
+        spent = timed(share, number)
+        if spent is None:
+            low = share
+        else:
+            points = [points[1], (share, spent)]
+            low, high = (share, high) if spent <= limit else (low, share)
+            best = low if spent <= limit else best
+        if spent is not None and CLOSE * limit <= spent <= limit:
+            break
     return best
+
+
+def _judged(cell: Cell, start: Model, task: Task, share: float, way: Mapping[str, Any]) -> float:
+    """Return the validation accuracy of one way after recalibration."""
+    cut = recalibrated(_cut(cell, start, task, share, way), task, cell.settings, seed=cell.seed)
+    return on_validation(cut.module, task, limit=cell.settings["test_limit"])
 
 
 def _time(cell: Cell, start: Model, task: Task, clock: Clock, share: float, way: Mapping[str, Any]) -> float | None:
@@ -201,6 +242,10 @@ def conclude(table: Table) -> Verdict:
         if ours and theirs:
             a, b = best_of(ours), best_of(theirs)
             sentences.append(comparison(spoken(a), tuned[a], spoken(b), tuned[b], where=where))
+            labels = {name: values for name, values in ours.items() if not name.startswith(TAUGHT)}
+            if a not in labels and labels:
+                a = best_of(labels)
+                sentences.append(comparison(f"{spoken(a)}, no teacher,", tuned[a], spoken(b), tuned[b], where=where))
         base = f"{BASELINE}{tail}"
         for name in ours:
             if base in ours and name != base and set(tuned[name]) & set(tuned[base]):
@@ -264,8 +309,7 @@ def figures(table: Table) -> dict[str, str]:
         for name in by_mean(_reached(table, tail)):
             one = estimate(list(table.values(name, "test.tuned").values()))
             kind = "int8" if name.startswith(THEIRS) else "teacher" if name.startswith(BASELINE) else "student"
-            half = None if one.half is None else 100 * one.half
-            dots.append(Dot(label=spoken(name), kind=kind, value=100 * one.mean, half=half))
+            dots.append(Dot.percent(spoken(name), kind, one))
         name = tail.removeprefix("=").replace(",", "-")
         found[name] = dots_chart(f"Fine-tuned, at {_said(tail)}", "test accuracy, %", dots)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,98 +19,149 @@ from compress.graph.cost_model import CostModel
 from compress.graph.groups import find_blocks, trace_groups
 from compress.graph.latency_model import LatencyModel
 from compress.graph.surgery import apply, plan_from_kept
+from compress.graph.units import ChannelGroup
 from compress.measure.clock import Clock
 from compress.measure.latency_table import LatencyTable
 from compress.measure.runtimes import RUNTIMES
 from compress.prune.sensitivity import spearman
 from compress.run import task_of
 from compress.studies import Bench, Cell, Study, Table, Verdict
+from compress.studies.statistics import Estimate, comparison, estimate
 from studies.charts import scatter_chart
 from studies.protocol import data_of
 from studies.tables import markdown
 
+BATCHES = (1, 64)
+#: The claim: at most this median error, and at least this rank correlation, at both batches.
+ERROR_MAX, RANK_MIN = 0.08, 0.95
+#: "levels": what share of the channels a network keeps, between these two. "spread": the share of one group lies within
+#: this part of the level around it. "calibration": levels of the networks that fit scale and floor; the first is whole.
 BASE: dict[str, Any] = {
     "task": "cifar10",
     "builder": {"name": "resnet_cifar", "depth": 56},
     "runtime": "onnxruntime",
     "networks": 30,
-    "calibration": 3,
+    "levels": [0.15, 1.0],
+    "spread": 0.5,
+    "calibration": [1.0, 0.6, 0.3],
     "most_blocks": 0.3,
-    "rounds": 20,
+    "rounds": 16,
+    "pause_s": 0.0,
 }
-STEP = 8
+#: What is judged, by its name in the results: how it is called in the table, and in sentences.
+WAYS = {
+    "table": ("the table", "the table"),
+    "macs": ("multiply-adds, scale and floor", "multiply-adds with scale and floor from the same networks"),
+    "proportional": ("multiply-adds, in proportion to the whole network", "multiply-adds in proportion alone"),
+    "again": ("a second timing", "a second timing of the same networks"),
+}
 
 
 def quick() -> Iterator[Cell]:
     """Thirty networks at batch 1 and at batch 64."""
-    for batch in (1, 64):
+    for batch in BATCHES:
         yield Cell(name=f"batch={batch}", settings={**BASE, "batch": batch})
 
 
 def full() -> Iterator[Cell]:
-    """The same with other networks, three times."""
-    for batch in (1, 64):
-        for seed in (0, 1, 2):
-            settings = {**BASE, "batch": batch, "rounds": 40, "pause_s": 1.0}
+    """The same with other networks and tables, four times, in more rounds with pauses between them."""
+    for seed in range(4):
+        for batch in BATCHES:
+            settings = {**BASE, "batch": batch, "rounds": 24, "pause_s": 0.25}
             yield Cell(name=f"batch={batch}", seed=seed, settings=settings)
 
 
 def run(cell: Cell, bench: Bench) -> dict[str, Any]:
-    """Foresee and measure networks of random widths and blocks; the first few calibrate and do not count."""
+    """Foresee networks of random widths and blocks, then time each twice; the first few calibrate and do not count."""
     settings = cell.settings
     task = task_of(settings["task"])
     model = Model.build(BUILDERS.from_json(settings["builder"]), task.input, seed=0)
-    runtime = RUNTIMES.bind(settings["runtime"])
-    x_BCHW = task.input.example(1)
-    counts = CostModel(model.module, trace_groups(model.module, task.input.example()), x_BCHW)
-    table = LatencyTable(runtime, Journal(Path(bench.scratch) / "table.jsonl"), batch=settings["batch"])
+    groups, x_BCHW = trace_groups(model.module, task.input.example()), task.input.example(1)
+    counts = CostModel(model.module, groups, x_BCHW)
+    journal = Journal(Path(bench.scratch) / "table.jsonl")
+    table = LatencyTable(RUNTIMES.bind(settings["runtime"]), journal, batch=settings["batch"])
     latency = LatencyModel(model.module, counts, x_BCHW, table)
-    rows = []
-    timing = {"rounds": settings["rounds"], "pause_s": settings.get("pause_s", 0.0)}
-    with Clock.against(Entry.of(model), runtime, batch=settings["batch"], **timing) as clock:
-        for number in range(settings["calibration"] + settings["networks"]):
-            measure = partial(_measured, model, latency, counts, clock, settings, cell.seed, number)
-            rows.append(bench.once(f"network-{number}", measure))
-    reference_ms = float(np.median([row["reference_ms"] for row in rows]))
-    for row in rows:
-        row["measured_ms"] = row["ratio"] * reference_ms
-    known, others = rows[: settings["calibration"]], rows[settings["calibration"] :]
-    latency.calibrate([row["layers_ms"] for row in known], [row["measured_ms"] for row in known])
-    measured = [row["measured_ms"] for row in others]
-    foreseen = [latency.floor_ms + latency.scale * row["layers_ms"] for row in others]
-    by_macs = [reference_ms * row["macs"] / counts.macs({}) for row in others]
+    numbers = range(len(settings["calibration"]) + settings["networks"])
+    networks = [drawn(model, groups, settings, cell.seed, number) for number in numbers]
+    layers_ms = [latency.layers_ms(*network) for network in networks]
+    macs = [float(counts.macs(*network)) for network in networks]
+    first = _timed(bench, "first", model, groups, networks, settings)
+    again = _timed(bench, "again", model, groups, networks, settings)
+    reference_ms = float(np.median([row["reference_ms"] for row in (*first, *again)]))
+    measured_ms, again_ms = ([row["ratio"] * reference_ms for row in rows] for rows in (first, again))
+    num = len(settings["calibration"])
+    sums = {"table": layers_ms, "macs": macs}
+    lines = {name: _fitted(latency, values[:num], measured_ms[:num]) for name, values in sums.items()}
+    foreseen = {
+        "table": _foreseen(lines["table"], layers_ms[num:]),
+        "macs": _foreseen(lines["macs"], macs[num:]),
+        "proportional": [reference_ms * count / counts.macs({}) for count in macs[num:]],
+        "again": again_ms[num:],
+    }
     return {
-        "table": _judged(foreseen, measured),
-        "macs": _judged(by_macs, measured),
-        "scale": latency.scale,
-        "floor_ms": latency.floor_ms,
+        **{name: _judged(values, measured_ms[num:]) for name, values in foreseen.items()},
+        "fitted": lines,
         "reference_ms": reference_ms,
         "foreseen_ms": foreseen,
-        "by_macs_ms": by_macs,
-        "measured_ms": measured,
+        "measured_ms": measured_ms[num:],
     }
 
 
-def _measured(
-    model: Model, latency: LatencyModel, counts: CostModel, clock: Clock, settings: Any, seed: int, number: int
-) -> dict[str, float]:
-    """Draw a network, sum its layers, build it and time it in turns with the whole one. Number 0 is the whole one."""
-    groups = trace_groups(model.module, model.input.example(), is_verified=False)
-    draw = generator(seed, "latency-table", number)
+def drawn(
+    model: Model, groups: Sequence[ChannelGroup], settings: Mapping[str, Any], seed: int, number: int
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Draw what network `number` keeps of each group, and the blocks that it lacks. Number 0 is whole.
+
+    A network has a level u; a group of C channels keeps C · u · U(1 - spread, 1 + spread) of them, rounded to the
+    nearest whole number and held within 1 and C. Widths are multiples of 8, where the table is read, by chance alone.
+    """
+    if number == 0:
+        return {group.name: torch.ones(group.num_channels, dtype=torch.bool) for group in groups}, []
+    chance = generator(seed, "latency-table", number)
+    low, high = settings["levels"]
+    level = low + (high - low) * float(torch.rand(1, generator=chance))
+    if number < len(settings["calibration"]):
+        level = settings["calibration"][number]
     kept: dict[str, Tensor] = {}
     for group in groups:
-        widths = [*range(STEP, group.num_channels, STEP), group.num_channels]
-        width = widths[int(torch.randint(len(widths), (1,), generator=draw))] if number else group.num_channels
+        share = level * (1 + settings["spread"] * (2 * float(torch.rand(1, generator=chance)) - 1))
+        width = min(group.num_channels, max(1, round(share * group.num_channels)))
         kept[group.name] = torch.arange(group.num_channels) < width
-    part = settings["most_blocks"] * float(torch.rand(1, generator=draw)) if number else 0.0
-    blocks = [block.name for block in find_blocks(model.module) if float(torch.rand(1, generator=draw)) < part]
-    found = clock.measure(apply(model, plan_from_kept(groups, kept, blocks), stage="study", config={}))
-    return {
-        "layers_ms": latency.layers_ms(kept, blocks),
-        "macs": float(counts.macs(kept, blocks)),
-        "ratio": found["ratio"],
-        "reference_ms": found["reference_ms"],
-    }
+    part = settings["most_blocks"] * float(torch.rand(1, generator=chance))
+    names = [block.name for block in find_blocks(model.module)]
+    return kept, [name for name in names if float(torch.rand(1, generator=chance)) < part]
+
+
+def _timed(
+    bench: Bench,
+    what: str,
+    model: Model,
+    groups: tuple[ChannelGroup, ...],
+    networks: Sequence[tuple[dict[str, Tensor], list[str]]],
+    settings: Mapping[str, Any],
+) -> list[dict[str, float]]:
+    """Build every network and time it in turns with the whole one, in sessions of this call's own."""
+    runtime, timing = RUNTIMES.bind(settings["runtime"]), {key: settings[key] for key in ("rounds", "pause_s")}
+
+    def measure(clock: Clock, kept: dict[str, Tensor], blocks: list[str]) -> dict[str, float]:
+        cut = apply(model, plan_from_kept(groups, kept, blocks), stage="study", config={})
+        found = clock.measure(cut)
+        return {"ratio": found["ratio"], "reference_ms": found["reference_ms"]}
+
+    with Clock.against(Entry.of(model), runtime, batch=settings["batch"], **timing) as clock:
+        return [
+            bench.once(f"{what}-{number}", partial(measure, clock, *network)) for number, network in enumerate(networks)
+        ]
+
+
+def _fitted(latency: LatencyModel, sums: Sequence[float], measured_ms: Sequence[float]) -> dict[str, float]:
+    """Return scale and floor of the line through the calibration networks, fitted in one way for whatever is summed."""
+    latency.calibrate(sums, measured_ms)
+    return {"scale": latency.scale, "floor_ms": latency.floor_ms}
+
+
+def _foreseen(line: Mapping[str, float], sums: Sequence[float]) -> list[float]:
+    return [line["floor_ms"] + line["scale"] * value for value in sums]
 
 
 def _judged(foreseen: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
@@ -123,61 +174,125 @@ def _judged(foreseen: Sequence[float], measured: Sequence[float]) -> dict[str, f
 
 
 def conclude(table: Table) -> Verdict:
-    """Say how far the table is off, and how far multiply-adds would be."""
+    """Hold the table against the claim at each batch, and against multiply-adds."""
+    if not table.rows:
+        return Verdict(headline="No cell is measured.")
     sentences = []
     for name in table.names:
-        for row in table.of(name):
-            own, other = row["table"], row["macs"]
-            said = f"{row.cell.settings['networks']} random networks at {name.replace('=', ' ')} (seed {row.cell.seed})"
-            sentences.append(
-                f"The table foresees {said} with a median error of {own['median_error']:.1%}, largest "
-                f"{own['largest_error']:.1%}, and a rank correlation of {own['rank_correlation']:.3f}; multiply-adds, "
-                f"scaled from the whole network, are off by {other['median_error']:.1%}, with "
-                f"{other['rank_correlation']:.3f}."
-            )
-    if not sentences:
-        return Verdict(headline="No cell is measured.")
-    return Verdict(headline=sentences[0], sentences=tuple(sentences[1:]), table=_markdown(table))
+        at = f"at {name.replace('=', ' ')}"
+        sentences.append(_against_the_claim(table, name, at))
+        own, other = ({seed: -value for seed, value in _errors(table, name, way).items()} for way in ("table", "macs"))
+        said = comparison("the table", own, WAYS["macs"][1], other, unit="points of median error", where=at)
+        sentences.append(f"{said[0].upper()}{said[1:]}")
+        sentences += [_plain(table, name, way, at) for way in ("macs", "proportional", "again")]
+    return Verdict(headline=_headline(table), sentences=tuple(sentences), table=_markdown(table))
+
+
+def verdict_on(found: Estimate, limit: float, *, is_least: bool) -> str:
+    """Return "met", "missed", "undecided" when the interval holds the limit, and how one seed alone stands.
+
+    >>> verdict_on(Estimate(0.05, 0.02, 3), 0.08, is_least=False)
+    'met'
+    >>> verdict_on(Estimate(0.94, 0.02, 3), 0.95, is_least=True)
+    'undecided'
+    >>> verdict_on(Estimate(0.94, None, 1), 0.95, is_least=True)
+    'missed by one seed'
+    """
+    state = "met" if (found.mean >= limit if is_least else found.mean <= limit) else "missed"
+    if found.half is None:
+        return f"{state} by one seed"
+    return "undecided" if abs(found.mean - limit) < found.half else state
+
+
+def _errors(table: Table, name: str, way: str) -> dict[int, float]:
+    return table.values(name, f"{way}.median_error")
+
+
+def _found(table: Table, name: str, way: str) -> tuple[Estimate, Estimate]:
+    """Return median error and rank correlation over the seeds."""
+    ranks = table.values(name, f"{way}.rank_correlation")
+    return estimate(list(_errors(table, name, way).values())), estimate(list(ranks.values()))
+
+
+def _states(table: Table, name: str) -> tuple[str, str]:
+    """Return how the table stands to either part of the claim at one batch."""
+    error, rank = _found(table, name, "table")
+    return verdict_on(error, ERROR_MAX, is_least=False), verdict_on(rank, RANK_MIN, is_least=True)
+
+
+def _headline(table: Table) -> str:
+    """Return whether the claim holds: everywhere, or where not."""
+    states = {name: _states(table, name) for name in table.names}
+    missing = [f"batch {batch}" for batch in BATCHES if f"batch={batch}" not in states]
+    known = {state for found in states.values() for state in found}
+    answer = "does not hold" if "missed" in known else "holds" if known == {"met"} and not missing else "is undecided"
+    parts = []
+    for name, found in states.items():
+        error, rank = _found(table, name, "table")
+        figures = f"{error.text(scale=100, digits=1)} % ({found[0]}) and {rank.text(digits=3)} ({found[1]})"
+        parts.append(f"{figures} at {name.replace('=', ' ')}")
+    parts += [f"nothing yet at {batch}" for batch in missing]
+    num = max(len(table.of(name)) for name in table.names)
+    seeds = f"{num} seeds" if num > 1 else "one seed, so no interval and no decision"
+    networks = table.rows[0].cell.settings["networks"]
+    return (
+        f"The claim that the table foresees {networks} random networks with a median error of at most "
+        f"{ERROR_MAX:.0%} and a rank correlation of at least {RANK_MIN:g} {answer}: {'; '.join(parts)} ({seeds})."
+    )
+
+
+def _against_the_claim(table: Table, name: str, at: str) -> str:
+    error, rank = _found(table, name, "table")
+    states = _states(table, name)
+    largest = max(table.values(name, "table.largest_error").values())
+    seeds = f"{error.num} seed{'s' if error.num > 1 else ', so no interval'}"
+    return (
+        f"The table's median error {at} is {error.text(scale=100, digits=1)} % (at most {ERROR_MAX:.0%}: {states[0]}), "
+        f"its largest {largest:.1%}, its rank correlation {rank.text(digits=3)} (at least {RANK_MIN:g}: {states[1]}; "
+        f"{seeds})."
+    )
+
+
+def _plain(table: Table, name: str, way: str, at: str) -> str:
+    error, rank = _found(table, name, way)
+    said = WAYS[way][1]
+    tail = ": the noise of two timings" if way == "again" else ""
+    return (
+        f"{said[0].upper()}{said[1:]} {at}: median error {error.text(scale=100, digits=1)} %, rank correlation "
+        f"{rank.text(digits=3)}{tail}."
+    )
 
 
 def _markdown(table: Table) -> str:
-    head = (
-        "",
-        "seed",
-        "median error",
-        "largest",
-        "rank correlation",
-        "multiply-adds: median error",
-        "rank correlation",
-    )
+    head = ("", "seeds", "median error, %", "largest error, %", "rank correlation")
     lines = []
-    for row in table.rows:
-        own, other = row["table"], row["macs"]
-        errors = (f"{own['median_error']:.1%}", f"{own['largest_error']:.1%}", f"{own['rank_correlation']:.3f}")
-        lines.append(
-            (
-                row.cell.name.replace("=", " "),
-                str(row.cell.seed),
-                *errors,
-                f"{other['median_error']:.1%}",
-                f"{other['rank_correlation']:.3f}",
-            )
-        )
-    return markdown(head, lines)
+    for name in table.names:
+        for way, (said, _) in WAYS.items():
+            error, rank = _found(table, name, way)
+            largest = max(table.values(name, f"{way}.largest_error").values())
+            figures = (error.text(scale=100, digits=1), f"{100 * largest:.1f}", rank.text(digits=3))
+            lines.append((f"{name.replace('=', ' ')}: {said}", str(error.num), *figures))
+    return f"Mean ± 95 % interval over seeds; the largest error is that of all seeds.\n\n{markdown(head, lines)}"
 
 
 def figures(table: Table) -> dict[str, str]:
-    """Draw foreseen against measured latency, by the table and by multiply-adds."""
+    """Draw foreseen against measured latency, by the table and by multiply-adds, of all seeds."""
     found = {}
-    for row in table.rows:
-        measured = row["measured_ms"]
+    for name in table.names:
         points = {
-            "by the table": ("student", tuple(zip(measured, row["foreseen_ms"], strict=True))),
-            "by multiply-adds": ("int8", tuple(zip(measured, row["by_macs_ms"], strict=True))),
+            said: (
+                kind,
+                [pair for row in table.of(name) for pair in _pairs(row["measured_ms"], row[f"foreseen_ms.{way}"])],
+            )
+            for said, kind, way in (("by the table", "student", "table"), ("by multiply-adds", "int8", "macs"))
         }
-        title = f"Latency of random networks, {row.cell.name.replace('=', ' ')}"
-        found[f"{row.cell.label}".replace("=", "-")] = scatter_chart(title, "measured, ms", "foreseen, ms", points)
+        title = f"Latency of random networks, {name.replace('=', ' ')}"
+        found[name.replace("=", "-")] = scatter_chart(title, "measured, ms", "foreseen, ms", points)
     return found
+
+
+def _pairs(measured_ms: Sequence[float], foreseen_ms: Sequence[float]) -> Iterator[tuple[float, float]]:
+    return zip(measured_ms, foreseen_ms, strict=True)
 
 
 STUDY = Study(

@@ -36,6 +36,15 @@ class Choice:
         """Whether nothing would go."""
         return not self.dropped and all(bool(mask_C.all()) for mask_C in self.kept.values())
 
+    def num_gone(self) -> int:
+        """Return how many channels would go."""
+        return sum(int((~mask_C).sum()) for mask_C in self.kept.values())
+
+    def num_returned(self, earlier: Choice) -> int:
+        """Return how many channels stay that would have gone by an earlier choice for the same network."""
+        masks = {name: mask_C for name, mask_C in earlier.kept.items() if name in self.kept}
+        return sum(int((self.kept[name] & ~mask_C).sum()) for name, mask_C in masks.items())
+
 
 class Train(Protocol):
     """(model, share in (0, 1]) -> the model trained with this share of all fine-tuning, `penalty` added to its loss."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from compress.core.model import Model
 from compress.prune.schedules.family import SCHEDULES, Choose, PruneTo, Train
-from compress.prune.schedules.zeroing import zeroed
+from compress.prune.schedules.zeroing import given_back, taken, zeroed
 
 
 def part_zeroed(step: int, steps: int, steepness: float) -> float:
@@ -33,8 +35,9 @@ def soft(
     """Switch channels off instead of cutting them, so that they may return while all are trained; cut at the end.
 
     In step t of n what a cut to the depth (1 - e^(-k t/n)) / (1 - e^(-k)) would take away is switched off and the
-    whole network is trained; what then grew enough is not chosen in the next step. The last step has depth 1.
-    Then comes the cut, and `final_share` of the fine-tuning for the cut network.
+    whole network is trained. For the next choice the weights that were switched off are added to what training made of
+    them: what is then worth more than others returns with them. The last step has depth 1. Then comes the cut, and
+    `final_share` of the fine-tuning for the cut network.
 
     Args:
         model: What is cut.
@@ -51,7 +54,10 @@ def soft(
 
     Differs from the paper: steps are parts of the fine-tuning instead of single epochs, and each has its own
     learning-rate schedule; a channel is switched off at its readers instead of by a zero filter, because a zero
-    filter lets the norm's bias through, and with that at 0 too the channel could not return (see `zeroed`);
+    filter lets the norm's bias through, and with that at 0 too the channel could not return (see `zeroed`); it is
+    ranked by what it was plus what it learned instead of by what it learned alone, because in a few steps nothing
+    grows from 0 to the size of the others (masked weights return like this in Guo et al., "Dynamic Network Surgery for
+    Efficient DNNs", NeurIPS 2016);
     blocks are switched off as well, where the units hold them; the choice may span layers.
 
     Cost: n + 1 scorings, one fine-tuning in n + 1 parts, of which n train the network at full size.
@@ -72,7 +78,10 @@ def soft(
         raise ValueError(f"steepness={steepness!r}: must be 0 (an even rise) or more.")
     if not 0 < final_share < 1:
         raise ValueError(f"final_share={final_share!r}: the cut network and the one before need a part each: 0.5, say.")
+    lost: dict[str, Tensor] = {}
     for step in range(1, steps + 1):
-        chosen = choose(model, part_zeroed(step, steps, steepness))
-        model = train(zeroed(model, chosen), (1 - final_share) / steps)
+        whole = given_back(model, lost)
+        off = zeroed(whole, choose(whole, part_zeroed(step, steps, steepness)))
+        lost = taken(whole, off)
+        model = train(off, (1 - final_share) / steps)
     return train(prune_to(model, 1.0), final_share)

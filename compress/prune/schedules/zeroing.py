@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -48,6 +48,27 @@ def zeroed(model: Model, choice: Choice) -> Model:
         for block in choice.dropped:
             for path in branch_ends(module, choice.groups, block):
                 _scale(module.get_submodule(path), 0.0)
+    return copied
+
+
+def taken(before: Model, after: Model) -> dict[str, torch.Tensor]:
+    """Return what `after`, which `zeroed` made of `before`, lacks of its weights, by name."""
+    if before is after:
+        return {}
+    left = dict(after.module.named_parameters())
+    lacks = {name: (value - left[name]).detach() for name, value in before.module.named_parameters()}
+    return {name: value for name, value in lacks.items() if value.any()}
+
+
+def given_back(model: Model, weights: Mapping[str, torch.Tensor]) -> Model:
+    """Return a copy to whose weights, as training left them, those that were `taken` are added again."""
+    if not weights:
+        return model
+    copied = model.copy()
+    parameters = dict(copied.module.named_parameters())
+    with torch.no_grad():
+        for name, value in weights.items():
+            parameters[name].add_(value)
     return copied
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.train.objectives.family import OBJECTIVES, LiveGroup, total
 
 
-@OBJECTIVES.register("sorted_channels", needs=("groups",), idea="C2")
+@OBJECTIVES.register("sorted_channels", needs=("groups",), is_ordering=True, idea="C2")
 def sorted_channels(
     module: nn.Module, taps: Mapping[str, Any], *, weight: float = 0.1, fall: float = 0.5, ramp: float = 0.1
 ) -> Tensor:
@@ -34,8 +34,9 @@ def sorted_channels(
     Returns:
         Scalar, at least 0; 0 for a network without groups.
 
-    Differs from the paper: no paper. Sorting by a permutation would change nothing that the network computes; here
-    the order is an aim of the training, so that what matters gathers in front.
+    Differs from the paper: no paper. The stage `prune` puts the channels into order of size once in front of this
+    training (`is_ordering`), which changes nothing that the network computes; the order is then kept and steepened,
+    so that what matters gathers in front.
 
     Cost: one pass over the weights a step.
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.core.lineage import BUILDERS, rebuild
+from compress.core.journal import Journal
+from compress.core.lineage import BUILDERS, Step, rebuild
 from compress.core.model import Model
 from compress.core.task import InputSpec
 from compress.graph.conversion import convolutions
@@ -205,6 +206,38 @@ def test_what_is_faster_is_converted():
     assert report["layers"]["conv1"]["is_converted"] == isinstance(new.module.conv1, nn.Sequential)
     assert report["referee"] == {"runtime": {"name": "torch"}, "batch": 1, "rounds": 40}
     assert report["speedup"]["value"] > 0
+
+
+def test_a_referee_with_a_journal_measures_no_pair_twice(tmp_path, monkeypatch):
+    asked = []
+
+    def measured(referee, numerator, denominator):
+        asked.append(referee.batch)
+        return Ratio(0.1 + 0.2, 1 / 3, 2 / 3)
+
+    monkeypatch.setattr(Referee, "_measured", measured)
+    one, other = toy_model(), convert(toy_model(), CONVERSIONS.bind("decoupled", pairs=1), referee=None)[0]
+
+    def ratio(numerator, denominator, **how):
+        journal = Journal(tmp_path / "referee.jsonl")
+        return Referee(RUNTIMES.bind("torch"), journal=journal, **how).ratio(numerator, denominator)
+
+    assert ratio(one, other) == ratio(one, other) == Ratio(0.1 + 0.2, 1 / 3, 2 / 3)
+    assert asked == [1]
+    ratio(other, one)
+    ratio(one, other, batch=2)
+    ratio(one, other, rounds=3)
+    assert asked == [1, 1, 2, 1]
+
+
+def test_an_order_of_channels_makes_another_network_for_the_journal(tmp_path, monkeypatch):
+    """It has no weights of its own, so only the plan tells the two apart."""
+    monkeypatch.setattr(Referee, "_measured", lambda _, numerator, __: Ratio(*[len(numerator.lineage.steps)] * 3))
+    referee = Referee(RUNTIMES.bind("torch"), journal=Journal(tmp_path / "referee.jsonl"))
+    model = toy_model()
+    longer = Model(model.module, model.input, model.lineage.then(Step(stage="prune", plan={"kind": "convert"})))
+    assert referee.ratio(model, model).value == 0
+    assert referee.ratio(longer, model).value == 1
 
 
 @pytest.mark.slow

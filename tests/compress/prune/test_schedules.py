@@ -182,6 +182,22 @@ class WrongAtFirst(Bench):
         return Choice(choice.groups, {name: ~mask_C for name, mask_C in choice.kept.items()}, (), choice.scores)
 
 
+def test_soft_ranks_what_is_switched_off_by_all_that_it_would_bring():
+    """Without training, every step sees the network that was given, however much is switched off."""
+    bench = Bench(num_kept=4, num_steps=0)
+    first = start()
+    seen = []
+
+    def choose(model, depth):
+        seen.append([value.clone() for value in model.module.parameters()])
+        return bench.choose(model, depth)
+
+    SCHEDULES.bind("soft", steps=3)(first, bench.prune_to, lambda model, share, penalty=None: model, choose)
+    assert len(seen) == 3
+    for weights in seen:
+        assert all(torch.equal(a, b) for a, b in zip(weights, first.module.parameters(), strict=True))
+
+
 def test_soft_puts_a_wrong_choice_right():
     bench = WrongAtFirst(num_kept=6, num_steps=160)
     schedule = SCHEDULES.bind("soft", steps=2, steepness=30.0)

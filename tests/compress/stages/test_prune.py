@@ -9,8 +9,12 @@ from compress.core.budget import Infeasible
 from compress.core.model import Model
 from compress.core.stage import STAGES, Entry, StageCall
 from compress.measure import cost_of
+from compress.measure.paired import Ratio
+from compress.prune.converting import Referee
+from compress.prune.live_groups import LiveGroups
 from compress.stages.prune import PruneConfig, prune
 from compress.stages.sensitivity import SensitivityConfig, sensitivity
+from compress.train.fit import fit
 from compress.train.scoring import accuracy
 from tests.toys import toy_entry, toy_model, toy_task
 
@@ -169,6 +173,32 @@ def test_a_penalty_takes_its_share_of_the_fine_tuning_in_front_of_the_cut(tmp_pa
         PruneConfig(sparsity="group_lasso")
 
 
+def test_a_penalty_acts_on_what_may_be_cut_alone(tmp_path, monkeypatch):
+    seen = set()
+
+    def watched(self, module):
+        seen.update(self.names)
+        return of(self, module)
+
+    of = LiveGroups.of
+    monkeypatch.setattr(LiveGroups, "of", watched)
+    options = {"max_steps": 2, "sparsity": "group_lasso", "sparsity_share": 0.5, "budget": "macs=0.9"}
+    run(tmp_path / "inside", **options, reach="inside")
+    inside, _ = set(seen), seen.clear()
+    run(tmp_path / "all", **options, reach="all")
+    assert inside == {"block.conv1", "conv2"}
+    assert seen == inside | {"conv1"}
+
+
+def test_the_report_says_what_schedules_looked_at(tmp_path):
+    report = run(tmp_path, max_steps=8, schedule={"name": "soft", "steps": 3}).report
+    looks = json.loads(json.dumps(report))["looks"]
+    assert [look["depth"] for look in looks] == pytest.approx([0.75, 0.948, 1.0], abs=2e-3)
+    gone = [look["gone"] for look in looks]
+    assert gone == sorted(gone)
+    assert gone[0] > 0 == looks[0]["returned"]
+
+
 @pytest.mark.parametrize("allocator", ["uniform", "global"])
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 def test_pieces_are_chosen_by_name(tmp_path, allocator, criterion):
@@ -221,6 +251,33 @@ def test_curves_that_were_measured_save_an_allocator_its_trials(tmp_path):
     assert run(tmp_path / "alone", **options).report["kept"] == helped.report["kept"]
     with pytest.raises(ValueError, match=r"num_batches 4 \(here 3\)"):
         run(tmp_path / "prune", sensitivity=curves, trial_batches=3, **options)
+
+
+def test_each_part_of_the_training_sees_images_in_an_order_of_its_own(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("compress.stages.prune.fit", lambda *args, **kw: seen.append(args[2].seed) or fit(*args, **kw))
+    options = {"schedule": {"name": "progressive", "steps": 3}, "budget": "params=0.4", "max_steps": 6}
+    result = run(tmp_path, **options, sparsity="group_lasso", sparsity_share=0.34, seed=7)
+    assert seen[0] == 7
+    assert len(set(seen)) == len(seen) == len(result.report["fits"]) == 4
+
+
+def test_where_nothing_has_to_be_cut_all_fine_tuning_goes_to_the_conversion(tmp_path, monkeypatch):
+    def ratio(_, numerator, denominator):
+        value = cost_of(numerator).macs / cost_of(denominator).macs
+        return Ratio(value, value, value)
+
+    start = toy_model()
+    monkeypatch.setattr(Referee, "ratio", ratio)
+    options = {"conversion": "depthwise", "conversion_share": 0.5, "max_steps": 8}
+    result = run(tmp_path, model=start, budget="macs=1", **options)
+    assert result.report["note"].startswith("nothing to cut")
+    assert result.report["conversion"]["num_converted"] > 0
+    assert [fit["num_steps"] for fit in result.report["fits"]] == [4, 4]
+    assert result.report["validation_accuracy"] == accuracy(result.model.module, toy_task(), "validation")
+    assert cost_of(result.model).macs < cost_of(start).macs
+    at_once = run(tmp_path, model=start, budget="macs=1", **{**options, "conversion_share": 0.0})
+    assert [fit["num_steps"] for fit in at_once.report["fits"]] == [8]
 
 
 @pytest.mark.slow
