@@ -142,7 +142,7 @@ def cut_alone(model: Model, task: Task, options: Mapping[str, Any], *, seed: int
         scratch: For what an allocator tries.
     """
     config = STAGES["prune"].extra["config"].from_json({**options, "seed": seed})
-    target = Target.of(RelativeBudget.parse(config.budget), cost_of(model))
+    target = Target.of(RelativeBudget.parse(config.budget), model)
     return Session(config, task, scratch, model, target, None).cut(model)
 
 

@@ -135,7 +135,7 @@ def prune(call: StageCall) -> StageResult:
     config, task, model = call.config, call.task, call.model()
     before, start = accuracy(model.module, task, "validation"), cost_of(model)
     budget = steerable(config.budget)
-    target = Target.of(budget, cost_of(call.model("reference")) if "reference" in call.parents else start)
+    target = Target.of(budget, call.model("reference") if "reference" in call.parents else model)
     with ExitStack() as stack:
         clock = None
         if budget.latency_ms is not None:

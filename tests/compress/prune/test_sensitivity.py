@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from compress.stages.prune import PruneConfig
 from compress.train.recalibrate import recalibrate_batch_norm
 from compress.train.scoring import accuracy
 from tests.compress.search.toy_training import trained_toy
-from tests.toys import toy_task
+from tests.toys import toy_model, toy_task
 
 SETTINGS = {"num_batches": 2, "batch_size": 32, "limit": 0, "seed": 0}
 RATIOS = (0.75, 0.5, 0.25, 0.1)
@@ -60,11 +61,21 @@ def test_a_trial_is_the_cut_recalibrated_network(journal):
     assert [block.name for block in judge.blocks] == ["block"]
 
 
+def test_no_clock_says_that_the_reference_fits(tmp_path):
+    """A machine that stutters may time a network at half of its own latency; another one's time is believed."""
+    config, clock = PruneConfig(budget="latency_ms=0.75"), SimpleNamespace(measure=lambda _: {"ratio": 0.5})
+    for reference, part in ((trained_toy(), 1.0), (toy_model(), 0.5)):
+        target = Target.of(RelativeBudget.parse(config.budget), reference)
+        session = Session(config, toy_task(), tmp_path, trained_toy(), target, clock)
+        assert session.part == {"latency_ms": part}
+        assert session.is_needed == (part == 1.0)
+
+
 def test_a_trial_is_what_the_stage_would_cut(journal, tmp_path):
     """With what the remaining channels take over: a trial of the stage's own masks has the stage's own accuracy."""
     options = {"budget": "macs=0.6", "score_batches": 4, "batch_size": 32, "recalibrate_batches": 2}
     config = PruneConfig.from_json(options)
-    target = Target.of(RelativeBudget.parse(config.budget), cost_of(trained_toy()))
+    target = Target.of(RelativeBudget.parse(config.budget), trained_toy())
     session = Session(config, toy_task(), tmp_path, trained_toy(), target, None)
     session.prune_to(trained_toy(), 1.0)
     masks = session.choice.kept
