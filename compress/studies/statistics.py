@@ -122,8 +122,9 @@ def comparison(
     unit: str = "points",
     scale: float = 100.0,
     where: str = "",
+    is_less_better: bool = False,
 ) -> str:
-    """Return a sentence on a - b, paired over seeds; larger is better.
+    """Return a sentence on a - b, paired over seeds.
 
     Args:
         a: What is judged.
@@ -133,6 +134,7 @@ def comparison(
         unit: Of the difference times `scale`.
         scale: 100 turns parts of one into points.
         where: Under which condition ("at 2.1x fewer multiply-adds").
+        is_less_better: Whether the smaller number wins, as it does of errors.
 
     >>> comparison("taylor", {0: 0.91, 1: 0.92}, "random", {0: 0.89, 1: 0.90}, where="at 2.1x")
     'taylor beats random by 2.00 ± 0.00 points at 2.1x (2 seeds).'
@@ -145,7 +147,7 @@ def comparison(
         way = "above" if gap.mean >= 0 else "below"
         return f"{a} is {size} {unit} {way} {b}{at} {seeds}."
     if gap.is_above or gap.is_below:
-        verb = "beats" if gap.is_above else "loses to"
+        verb = "beats" if gap.is_above != is_less_better else "loses to"
         return f"{a} {verb} {b} by {size} {unit}{at} {seeds}."
     signed = gap.text(scale=scale)
     return f"{a} and {b} show no difference beyond noise{at}: {signed} {unit} {seeds}."

@@ -181,8 +181,9 @@ def conclude(table: Table) -> Verdict:
     for name in table.names:
         at = f"at {name.replace('=', ' ')}"
         sentences.append(_against_the_claim(table, name, at))
-        own, other = ({seed: -value for seed, value in _errors(table, name, way).items()} for way in ("table", "macs"))
-        said = comparison("the table", own, WAYS["macs"][1], other, unit="points of median error", where=at)
+        own, other = (_errors(table, name, way) for way in ("table", "macs"))
+        unit = "points of median error"
+        said = comparison("the table", own, WAYS["macs"][1], other, unit=unit, where=at, is_less_better=True)
         sentences.append(f"{said[0].upper()}{said[1:]}")
         sentences += [_plain(table, name, way, at) for way in ("macs", "proportional", "again")]
     return Verdict(headline=_headline(table), sentences=tuple(sentences), table=_markdown(table))

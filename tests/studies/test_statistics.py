@@ -54,6 +54,7 @@ def test_pairing_takes_out_what_seeds_share():
 def test_sentences_say_who_wins_who_loses_and_that_nobody_does():
     high, low = {0: 0.900, 1: 0.901, 2: 0.902}, {0: 0.880, 1: 0.882, 2: 0.881}
     assert comparison("a", high, "b", low) == "a beats b by 2.00 ± 0.25 points (3 seeds)."
+    assert comparison("a", high, "b", low, is_less_better=True) == "a loses to b by 2.00 ± 0.25 points (3 seeds)."
     assert comparison("b", low, "a", high, where="at 2x") == "b loses to a by 2.00 ± 0.25 points at 2x (3 seeds)."
     noisy = {0: 0.890, 1: 0.912, 2: 0.890}
     assert comparison("a", high, "c", noisy) == (

@@ -27,10 +27,8 @@ def _wait(milliseconds: float) -> None:
 def test_sleeping_twice_as_long_gives_a_ratio_of_two() -> None:
     times = paired_latency({"slow": _sleep(0.02), "fast": _sleep(0.01)}, rounds=20, warmup=1)
     ratio = times.ratio("slow", "fast")
-    assert ratio.value == pytest.approx(2, rel=0.1)
-    assert ratio.low <= ratio.value <= ratio.high
-    assert ratio.low == pytest.approx(2, rel=0.2)
-    assert ratio.high == pytest.approx(2, rel=0.2)
+    assert ratio.value == pytest.approx(2, rel=0.2)
+    assert 1 < ratio.low <= ratio.value <= ratio.high < 4, "other work on the machine may widen it, not this far"
     inverse = times.ratio("fast", "slow")
     assert inverse.value == pytest.approx(1 / ratio.value, rel=0.02)
 
