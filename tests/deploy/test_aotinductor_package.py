@@ -34,7 +34,7 @@ from tests.deploy.mlflow_server import mlflow_server
 from tests.deploy.stored_run import evaluation_report, put
 from tests.deploy.triton_load import ask
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.own_target]
 
 ROOT = Path(__file__).parents[2]
 NAME = "models:/digits@champion"

@@ -27,7 +27,11 @@ from tests.deploy.stored_run import fresh_uri, put_run, router_of
 from tests.deploy.triton_load import TOLERANCE, Tally, ask, client_loop
 from tests.toys import toy_model, toy_task
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(tritonserver.missing()), reason=tritonserver.missing())]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.own_target,
+    pytest.mark.skipif(bool(tritonserver.missing()), reason=tritonserver.missing()),
+]
 
 REQUESTS = int(os.environ.get("SECATEUR_TRITON_REQUESTS", "600"))
 CLIENTS, VERSIONS = 8, (1, 2, 3)

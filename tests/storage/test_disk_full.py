@@ -109,7 +109,7 @@ def test_a_stage_whose_checkpoints_find_no_space_says_so_and_goes_on_later(disk:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_served", [False, True], ids=["SQLite", "HTTP and S3"])
+@pytest.mark.parametrize("is_served", [False, True] if servers.IS_WHOLE else [False])
 def test_a_pull_that_does_not_fit_leaves_the_version_that_is_shown(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_served: bool
 ) -> None:

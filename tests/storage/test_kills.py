@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 #: Of the uploads, which are alike, every so many-th is killed.
 STRIDE = 5
 #: Without `make test-storage` every so many-th of all cases is run.
-SAMPLE = 1 if servers.IS_WHOLE else 3
+SAMPLE = 1 if servers.IS_WHOLE else 6
 
 
 class Victim(NamedTuple):
