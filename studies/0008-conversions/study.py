@@ -301,7 +301,7 @@ def conclude(table: Table) -> Verdict:
     for name in (name for name in table.names if "=" not in name.partition("=b")[0]):
         own, cut, plain = (table.values(f"{arm}{name}", "test.tuned") for arm in ("", CHANNELS, AT_ONCE))
         if why := table.of(name)[0].result.get("refused"):
-            reasons = "; ".join(f"{count} {reason}" for reason, count in why.items())
+            reasons = "; ".join(f"{reason} ({count} layer{'s' * (count > 1)})" for reason, count in why.items())
             ends.append(f"No layer becomes {_said(name)}: {reasons}.")
             continue
         if set(own) & set(cut):

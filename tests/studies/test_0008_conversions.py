@@ -118,8 +118,8 @@ def test_a_refused_conversion_trains_nothing_and_names_the_reasons(tmp_path, mon
     table = measured(MODULE, grid(kinds=("grouped",), at_once=("grouped",), seeds=(0, 1)), tmp_path)
     assert all(row["refused"] == table.rows[0]["refused"] for row in table.rows)
     verdict = MODULE.conclude(table)
-    said = "No layer becomes grouped (judged at batch 64): 1 4 groups divide not both 1 and 16 channels; 6 not faster."
-    assert verdict.headline == said
+    why = "4 groups do not divide both 1 and 16 channels (1 layer); not faster (6 layers)"
+    assert verdict.headline == f"No layer becomes grouped (judged at batch 64): {why}."
     assert verdict.sentences == ()
     assert not MODULE.figures(table)["accuracy"]
 

@@ -53,7 +53,9 @@ def grouped(site: Site, *, groups: int = 4, permuted: Permuted = "both", min_gai
     if groups == 1:
         return same(site)
     if layer.in_channels % groups or layer.out_channels % groups:
-        raise NotConvertible(f"{groups} groups divide not both {layer.in_channels} and {layer.out_channels} channels")
+        raise NotConvertible(
+            f"{groups} groups do not divide both {layer.in_channels} and {layer.out_channels} channels"
+        )
     energy_DC = site.weighted.square().sum((2, 3)).cpu()
     return in_groups(site, *_labels(site, energy_DC, groups, permuted, min_gain), groups)
 

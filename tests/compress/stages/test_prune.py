@@ -140,7 +140,7 @@ def test_channels_inside_blocks_may_go_alone(tmp_path):
 
 @pytest.mark.slow
 def test_a_latency_limit_is_kept_from_below_and_measured_once(tmp_path):
-    options = {"budget": "latency_ms=0.75", "units": "channels and blocks", "latency_rounds": 5, "latency_batch": 512}
+    options = {"budget": "latency_ms=0.75", "units": "channels and blocks", "latency_rounds": 9, "latency_batch": 512}
     options |= {"allocator": {"name": "latency_knapsack", "round_to": 2}, "criterion": "taylor"}
     first = run(tmp_path, **options)
     spent = [row["spent"] for row in first.report["cuts"][-1]["tries"]]
