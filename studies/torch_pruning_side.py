@@ -94,39 +94,47 @@ def _rest(size: int, removed: list[int]) -> list[int]:
 def cut_by_torch_pruning(
     model: Model, task: Task, importance: str, macs_ratio: float, way: Way, *, batches: int, batch_size: int, seed: int
 ) -> Model:
-    """Return a copy of `model` that `torch_pruning.pruner.BasePruner` cut, in one global ranking.
+    """Return a copy of `model` that `torch_pruning.pruner.BasePruner` cut, in one global ranking; see `Cutter`."""
+    return Cutter(model, task, importance, batches=batches, batch_size=batch_size, seed=seed)(macs_ratio, way)
+
+
+class Cutter:
+    """(largest part of the multiply-adds that may stay, way) -> a copy of one network that Torch-Pruning cut.
 
     Args:
         model: Stays as it is.
         task: Training images for importances that need gradients.
         importance: Key of IMPORTANCES.
-        macs_ratio: Largest part of the multiply-adds that may stay.
-        way: How the pruner is used.
         batches: Batches for gradients.
         batch_size: Images of one of them.
         seed: Which images, and of chance.
     """
-    with seeded(seed, "torch-pruning", importance):
-        pruning = _Pruning(model, task, importance, way, batches=batches, batch_size=batch_size, seed=seed)
-        limit = macs_ratio * macs(model.module, pruning.x_BCHW)
-        module = pruning.at_once(limit) if way.steps == 1 else pruning.in_steps(limit)
-    for path, layer in list(module.named_modules()):
-        if isinstance(layer, Decoupled):
-            _put(module, path, layer.real)
-    return Model(module.eval(), model.input, model.lineage)
+
+    def __init__(self, model: Model, task: Task, importance: str, *, batches: int, batch_size: int, seed: int) -> None:
+        self.model, self.task, self.importance, self.seed = model, task, importance, seed
+        self.sizes = {"batches": batches, "batch_size": batch_size}
+        #: Those that taylor looks at, by parameter: the same for every cut.
+        self.gradients: dict[str, Tensor] = {}
+
+    def __call__(self, macs_ratio: float, way: Way) -> Model:
+        """Cut."""
+        with seeded(self.seed, "torch-pruning", self.importance):
+            pruning = _Pruning(self, way)
+            limit = macs_ratio * macs(self.model.module, pruning.x_BCHW)
+            module = pruning.at_once(limit) if way.steps == 1 else pruning.in_steps(limit)
+        for path, layer in list(module.named_modules()):
+            if isinstance(layer, Decoupled):
+                _put(module, path, layer.real)
+        return Model(module.eval(), self.model.input, self.model.lineage)
 
 
 class _Pruning:
     """One network under one importance."""
 
-    def __init__(
-        self, model: Model, task: Task, importance: str, way: Way, *, batches: int, batch_size: int, seed: int
-    ) -> None:
-        self.model, self.task, self.way, self.importance = model, task, way, importance
-        self.x_BCHW = model.input.example(1)
-        self.batches = {"batch_size": batch_size, "limit": batches * batch_size}
-        self.seed = seed
-        self.ignored = ignored_layers(model, way.reach)
+    def __init__(self, cutter: Cutter, way: Way) -> None:
+        self.cutter, self.way, self.importance = cutter, way, cutter.importance
+        self.model, self.x_BCHW = cutter.model, cutter.model.input.example(1)
+        self.ignored = ignored_layers(self.model, way.reach)
 
     def pruner(self, importance: Any, ratio: float) -> tuple[nn.Module, Any]:
         """Return a fresh copy of the network, wrapped, and a pruner for it."""
@@ -187,6 +195,12 @@ class _Pruning:
         """
         if self.importance not in NEED_GRADIENTS:
             return
+        parameters = dict(module.named_parameters())
+        known = self.cutter.gradients
+        for name, gradient in known.items():
+            parameters[name].grad = gradient.clone()
+        if known:
+            return
         module.zero_grad()
         place = fastest_device(module) if self.importance == "taylor" else nullcontext(module)
         with torch.enable_grad(), place:
@@ -200,11 +214,15 @@ class _Pruning:
                     module.zero_grad()
                     loss.backward(retain_graph=True)
                     scorer.accumulate_grad(module)
+        if self.importance == "taylor":
+            known |= {name: value.grad.clone() for name, value in parameters.items() if value.grad is not None}
 
     def images(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of training images without augmentation."""
-        draw = generator(self.seed, "stats")
-        return replace(self.task, augment=None).batches("train", shuffle=draw, **self.batches)
+        sizes, draw = self.cutter.sizes, generator(self.cutter.seed, "stats")
+        limit = sizes["batches"] * sizes["batch_size"]
+        task = replace(self.cutter.task, augment=None)
+        return task.batches("train", shuffle=draw, batch_size=sizes["batch_size"], limit=limit)
 
 
 def ignored_layers(model: Model, reach: str) -> list[str]:

@@ -9,9 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from compress.core.budget import Infeasible
-from compress.core.model import Model
 from compress.core.stage import Entry
-from compress.core.task import Task
 from compress.measure.clock import Clock
 from compress.measure.runtimes import RUNTIMES
 from compress.prune.allocators import ALLOCATORS
@@ -35,7 +33,7 @@ from studies.protocol import (
     store_of,
 )
 from studies.tables import by_mean, factor, markdown, percent, speeds, spoken
-from studies.torch_pruning_side import Way, cut_by_torch_pruning
+from studies.torch_pruning_side import Cutter, Way
 
 THEIRS, BASELINE = "tp_", "uniform"
 BASE: dict[str, Any] = {
@@ -141,9 +139,11 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
         return dict(earlier)
     rates = settings["rates"] if earlier is None else [earlier["rate"]]
     if "importance" in settings:
-        tuned_to_it = partial(_fast_enough, cell, bench, start, task)
+        sizes = {"batches": settings["score_batches"], "batch_size": settings["batch_size"], "seed": cell.seed}
+        cutter = Cutter(start, task, settings["importance"], **sizes)
+        tuned_to_it = partial(_fast_enough, cell, bench, cutter)
         found = bench.once("found", tuned_to_it) if earlier is None else earlier["found"]
-        cut, dropped = _cut(cell, start, task, found["share"], found["way"]), 0
+        cut, dropped = cutter(found["share"], Way(**found["way"])), 0
     else:
         curves = settings.get("curves")
         try:
@@ -157,27 +157,22 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
     return {**judged, **size, "found": found, "dropped": dropped}
 
 
-def _cut(cell: Cell, start: Model, task: Task, share: float, way: Mapping[str, Any]) -> Model:
-    sizes = {"batches": cell.settings["score_batches"], "batch_size": cell.settings["batch_size"]}
-    return cut_by_torch_pruning(start, task, cell.settings["importance"], share, Way(**way), **sizes, seed=cell.seed)
-
-
-def _fast_enough(cell: Cell, bench: Bench, start: Model, task: Task) -> dict[str, Any]:
+def _fast_enough(cell: Cell, bench: Bench, cutter: Cutter) -> dict[str, Any]:
     """Return, of all ways at the largest share that is fast enough, the best by validation after recalibration."""
     settings, options = cell.settings, cell.settings["options"]
     runtime, aim = RUNTIMES.bind("onnxruntime"), settings["aim"]
     timing = {"rounds": options["latency_rounds"], "pause_s": options["latency_pause_s"]}
     found = []
-    with Clock.against(Entry.of(start), runtime, batch=aim["batch"], **timing) as clock:
+    with Clock.against(Entry.of(cutter.model), runtime, batch=aim["batch"], **timing) as clock:
         for way in settings["ways"]:
             name = f"{way['reach']}-{way['steps']}"
 
             def timed(share: float, number: int, way: Mapping[str, Any] = way, name: str = name) -> float | None:
-                time = partial(_time, cell, start, task, clock, share, way)
+                time = partial(_time, cutter, clock, share, Way(**way))
                 return bench.once(f"time-{name}-{number}", time)
 
             if share := largest_share(timed, 1 / aim["speed"]):
-                judge = partial(_judged, cell, start, task, share, way)
+                judge = partial(_judged, cell, cutter, share, Way(**way))
                 found.append({"share": share, "way": way, "accuracy": bench.once(f"accuracy-{name}", judge)})
     if not found:
         raise ValueError(f"Torch-Pruning reaches no network that is {aim['speed']:g} times as fast.")
@@ -215,16 +210,16 @@ def largest_share(timed: Callable[[float, int], float | None], limit: float) -> 
     return best
 
 
-def _judged(cell: Cell, start: Model, task: Task, share: float, way: Mapping[str, Any]) -> float:
+def _judged(cell: Cell, cutter: Cutter, share: float, way: Way) -> float:
     """Return the validation accuracy of one way after recalibration."""
-    cut = recalibrated(_cut(cell, start, task, share, way), task, cell.settings, seed=cell.seed)
-    return on_validation(cut.module, task, limit=cell.settings["test_limit"])
+    cut = recalibrated(cutter(share, way), cutter.task, cell.settings, seed=cell.seed)
+    return on_validation(cut.module, cutter.task, limit=cell.settings["test_limit"])
 
 
-def _time(cell: Cell, start: Model, task: Task, clock: Clock, share: float, way: Mapping[str, Any]) -> float | None:
+def _time(cutter: Cutter, clock: Clock, share: float, way: Way) -> float | None:
     """Return the latency in parts of the uncut network's; None where nothing so small can be reached."""
     try:
-        return float(clock.measure(_cut(cell, start, task, share, way))["ratio"])
+        return float(clock.measure(cutter(share, way))["ratio"])
     except ValueError:
         return None
 

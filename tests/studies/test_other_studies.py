@@ -8,7 +8,7 @@ from compress.core.stage import Entry
 from compress.measure.clock import Clock
 from compress.measure.runtimes import RUNTIMES
 from compress.prune.allocators import ALLOCATORS
-from compress.studies import Cell
+from studies.torch_pruning_side import Cutter, Way
 from tests.studies.tiny import DIGITS, measured, module_of
 
 catalogue.load()
@@ -70,7 +70,7 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     for cell in cells:
         if "importance" not in cell.settings:
             cell.settings["options"]["budget"] = "macs=0.001" if "greedy" in cell.name else "macs=0.625"
-    monkeypatch.setattr(module, "_time", lambda cell, start, task, clock, share, way: share)
+    monkeypatch.setattr(module, "_time", lambda cutter, clock, share, way: share)
     table = measured(module, cells, tmp_path)
     first, second = table.of("tp_magnitude=1.6x,b64")
     assert 0.97 * 0.625 <= first["found.share"] <= 0.625
@@ -113,12 +113,13 @@ def test_the_share_that_is_as_fast_is_found_where_there_is_one(smallest, floor, 
 def test_torch_pruning_is_timed(tmp_path):
     module = module_of("0003")
     model = Model.build(BUILDERS.bind("resnet_cifar", depth=8, width=8), module.task_of("digits").input, seed=0)
-    settings = {**module.BASE, "importance": "magnitude", "batch_size": 16}
-    cell = Cell(name="tp_magnitude", settings=settings)
+    cutter, way = (
+        Cutter(model, module.task_of("digits"), "magnitude", batches=1, batch_size=16, seed=0),
+        Way(reach="inside"),
+    )
     with Clock.against(Entry.of(model), RUNTIMES.bind("onnxruntime"), batch=1, rounds=2) as clock:
-        way = {"reach": "inside", "steps": 1}
-        assert module._time(cell, model, module.task_of("digits"), clock, 0.5, way) > 0
-        assert module._time(cell, model, module.task_of("digits"), clock, 1e-6, way) is None
+        assert module._time(cutter, clock, 0.5, way) > 0
+        assert module._time(cutter, clock, 1e-6, way) is None
 
 
 def test_allocators_has_all_of_them_at_two_speeds_and_two_batches():

@@ -10,7 +10,7 @@ from compress.core.random import generator
 from compress.core.task import TASKS
 from compress.measure.measures import macs
 from compress.models.resnet_cifar import PadShortcut
-from studies.torch_pruning_side import IMPORTANCES, Way, cut_by_torch_pruning, ignored_layers
+from studies.torch_pruning_side import IMPORTANCES, Cutter, Way, cut_by_torch_pruning, ignored_layers
 
 catalogue.load()
 
@@ -39,6 +39,18 @@ def test_it_ends_below_the_limit_and_close_to_it(model, task, importance):
     assert 0.4 < macs(found.module, x_BCHW) / macs(model.module, x_BCHW) <= 0.5
     assert found.module(x_BCHW).shape == (3, 10)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+
+
+@pytest.mark.parametrize("importance", ["taylor", "magnitude"])
+def test_a_second_cut_by_the_same_cutter_is_that_of_a_new_one(model, task, importance):
+    """Gradients are computed once; the first cut, which slices them, does not change what the second one sees."""
+    cutter = Cutter(model, task, importance, **SIZES)
+    for steps in (50, 1):
+        for ratio in (0.4, 0.6):
+            again = cutter(ratio, Way(steps=steps)).module.state_dict()
+            fresh = cut_by_torch_pruning(model, task, importance, ratio, Way(steps=steps), **SIZES).module.state_dict()
+            assert all(torch.equal(again[name], value) for name, value in fresh.items())
+    assert bool(cutter.gradients) == (importance == "taylor")
 
 
 @pytest.mark.parametrize("steps", [1, 50])
