@@ -28,6 +28,8 @@ from compress.measure.runtimes import paired_sessions
 
 #: Pairs of layers in a row, there and back, when a layer does not change the size of its map.
 NUM_PAIRS = 3
+#: Rest between the parts of a measurement: a layer's samples last milliseconds, and so do hiccups of the machine.
+PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class LatencyTable:
                 name: stack.enter_context(self.runtime(Entry.of(_lone(network, spec))))
                 for name, network in networks.items()
             }
-            times = paired_sessions(sessions, x_BCHW, rounds=self._rounds, warmup=3)
+            times = paired_sessions(sessions, x_BCHW, rounds=self._rounds, warmup=3, pause_s=PAUSE_S)
         gap_R = np.array(times.samples_ms["with"]) - np.array(times.samples_ms["without"])
         return max(0.0, float(np.median(gap_R)) / len(layers))
 

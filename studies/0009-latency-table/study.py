@@ -113,7 +113,7 @@ def drawn(
     """Draw what network `number` keeps of each group, and the blocks that it lacks. Number 0 is whole.
 
     A network has a level u; a group of C channels keeps C · u · U(1 - spread, 1 + spread) of them, rounded to the
-    nearest whole number and held within 1 and C. Widths are multiples of 8, where the table is read, by chance alone.
+    nearest whole number and held within 1 and C. Most widths are not those at which the table is read.
     """
     if number == 0:
         return {group.name: torch.ones(group.num_channels, dtype=torch.bool) for group in groups}, []
