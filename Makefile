@@ -37,13 +37,14 @@ PORT ?= 5000
 ui: .venv/.runtime  ## Open the MLflow UI on the runs of WORKSPACE at PORT.
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKSPACE)/mlflow.db --port $(PORT)
 
-# Begun first, so that no worker is left alone with one of them in the end.
-LONGEST := tests/storage tests/end_to_end tests/studies tests/contract
+# Begun first, so that no worker is left alone with one of them in the end; pytest orders folders that overlap itself.
+LONGEST := tests/end_to_end tests/storage tests/golden tests/studies tests/contract tests/deploy
+OTHERS := $(filter-out $(LONGEST) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 test: lint types layers tensorrt-bindings .venv-kserve/.done  ## Run every check, and every test without a target of its own; line coverage is that of the unit and contract tests.
 	$(UNIT) --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=15 \
-		-m "slow and not own_target" $(LONGEST) tests
+		-m "slow and not own_target" $(LONGEST) $(OTHERS)
 
 check: lint types layers unit  ## Lint, types, import layers, unit and contract tests (under 3 minutes).
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.charts.rendering import Rendered, combinations, parsed, render, run
+from tests.deploy.mlflow_server import NO_JOBS
 
 
 def server_settings(rendered: Rendered, name: str) -> dict[str, str]:
@@ -118,7 +119,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, list
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=folder,
+            env={**os.environ, **NO_JOBS, **settings},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         wait(process, port, folder / "server.log")

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from tests.deploy.stored_run import fresh_uri
 
+#: MLflow's runner of background jobs, which nothing here asks for, is five processes that import all of MLflow.
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
 
 @contextmanager
 def mlflow_server(folder: Path, *, workers: int = 1) -> Iterator[str]:
@@ -27,7 +30,9 @@ def mlflow_server(folder: Path, *, workers: int = 1) -> Iterator[str]:
     command += ["--workers", str(workers), "--backend-store-uri", database]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
     with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **NO_JOBS}, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         _wait(port, server, folder / "server.log")
         yield f"http://127.0.0.1:{port}"

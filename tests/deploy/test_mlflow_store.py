@@ -24,6 +24,7 @@ from compress.store import LocalStore
 from deploy.mlflow_store import MlflowStore, flush, pending_refs, push_pending
 from deploy.tracking import Unreachable, close_parent, open_parent
 from deploy.tracking.connection import connected
+from tests.deploy.mlflow_server import NO_JOBS
 from tests.deploy.stored_run import evaluation_report, fresh_uri, put, put_run
 from tests.toys import toy_model
 
@@ -319,7 +320,9 @@ def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
     with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **NO_JOBS}, stdout=log, stderr=log, start_new_session=True
+        )
     for _ in range(600):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.mlflow_server import NO_JOBS
+
 #: Whether everything is run (`make test-storage`) or, of cases that are alike, some.
 IS_WHOLE = bool(os.environ.get("SECATEUR_STORAGE_PRESET"))
 BUCKET = "artifacts"
@@ -35,7 +37,11 @@ def free_port() -> int:
 def bare_environment() -> dict[str, str]:
     """Return this process's environment without anything that leads to a server or a store."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return kept | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "AWS_EC2_METADATA_DISABLED": "true"}
+    return (
+        kept
+        | NO_JOBS
+        | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "AWS_EC2_METADATA_DISABLED": "true"}
+    )
 
 
 def database_url(url: str) -> str:
