@@ -254,6 +254,10 @@ def conclude(table: Table) -> Verdict:
     if not sentences:
         return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
     headline = sentences[0][:1].upper() + sentences[0][1:]
+    measured = {ALLOCATORS[kind].idea for name in table.names if (kind := name.partition("=")[0]) in ALLOCATORS}
+    for name in ("threshold_line", "compound", "genetic"):
+        if ALLOCATORS[name].idea not in measured:
+            ideas[ALLOCATORS[name].idea] = f"{name} is not measured yet."
     ideas.pop("", None)
     return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=ideas)
 

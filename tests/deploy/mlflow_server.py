@@ -19,13 +19,16 @@ from tests.deploy.stored_run import fresh_uri
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
-@contextmanager
-def mlflow_server(folder: Path, *, workers: int = 1) -> Iterator[str]:
-    """Start a server, yield its URI, end it with its workers."""
-    database = fresh_uri(folder)
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(folder: Path, *, workers: int = 1, port: int = 0) -> Iterator[str]:
+    """Start a server, at a free port unless one is given, yield its URI, end it with its workers."""
+    database, port = fresh_uri(folder), port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", str(workers), "--backend-store-uri", database]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]

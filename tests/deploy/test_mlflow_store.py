@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from compress.store import LocalStore
 from deploy.mlflow_store import MlflowStore, flush, pending_refs, push_pending
 from deploy.tracking import Unreachable, close_parent, open_parent
 from deploy.tracking.connection import connected
-from tests.deploy.mlflow_server import NO_JOBS
+from tests.deploy.mlflow_server import free_port, mlflow_server
 from tests.deploy.stored_run import evaluation_report, fresh_uri, put, put_run
 from tests.toys import toy_model
 
@@ -305,41 +304,6 @@ def test_flush_without_mlflow_only_warns(tmp_path: Path, caplog: pytest.LogCaptu
     assert pending_refs(store) == [ref]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start a real MLflow server on the loopback and wait until it answers."""
-    import urllib.request
-
-    fresh_uri(folder)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **NO_JOBS}, stdout=log, stderr=log, start_new_session=True
-        )
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-            return server
-        except OSError:
-            assert server.poll() is None, (folder / "server.log").read_text()
-            time.sleep(0.2)
-    stop(server)
-    raise AssertionError((folder / "server.log").read_text())
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and its workers, which share its process group."""
-    os.killpg(server.pid, 15)
-    server.wait(120)
-
-
 def test_nothing_is_lost_while_mlflow_is_away(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,8 +324,7 @@ def test_nothing_is_lost_while_mlflow_is_away(
     assert f"push {root}" in caplog.text
     with pytest.raises(Unreachable, match="cannot be used"):
         push_pending(store)
-    server = start_server(tmp_path / "server", port)
-    try:
+    with mlflow_server(tmp_path / "server", port=port):
         assert set(push_pending(store)) == set(refs.values())
         assert push_pending(store) == []
         runs = runs_of(uri, "secateur-toy")
@@ -372,8 +335,6 @@ def test_nothing_is_lost_while_mlflow_is_away(
         assert runs[refs["prune"]].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
         other = MlflowStore(LocalStore(tmp_path / "other"), uri)
         assert other.get(refs["export"]).report == store.get(refs["export"]).report
-    finally:
-        stop(server)
 
 
 LOAD = """
