@@ -44,10 +44,12 @@ class Way:
     Attributes:
         reach: "all" channels, or those "inside" residual blocks alone, which keeps the stream between them whole.
         steps: 1 cuts at once to a ratio that is searched; more cut a little at a time, scores renewed, until it fits.
+        round_to: The pruner's own option: widths are rounded down to multiples of it; None leaves them as they come.
     """
 
     reach: str = "all"
     steps: int = 1
+    round_to: int | None = None
 
 
 class Decoupled(nn.Module):
@@ -149,6 +151,7 @@ class _Pruning:
             global_pruning=True,
             pruning_ratio=ratio,
             iterative_steps=self.way.steps,
+            round_to=self.way.round_to,
             ignored_layers=[module.get_submodule(path) for path in self.ignored],
             customized_pruners={Decoupled: _DecoupledPruner()},
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -48,7 +47,7 @@ OUR_WAYS = (
     {"normalizer": "none", "reach": "all"},
 )
 PLAIN = "magnitude_uncompensated"
-TP_WAYS = tuple(asdict(Way(reach=reach, steps=steps)) for reach in ("all", "inside") for steps in (1, 400))
+TP_WAYS = tuple({"reach": reach, "steps": steps} for reach in ("all", "inside") for steps in (1, 400))
 THEIRS = "tp_"
 SEEDS = (0, 1, 2)
 

@@ -59,14 +59,14 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     """The networks here are too small for a clock, so multiply-adds stand in for the time."""
     module = module_of("0003")
     sizes = {"batch_size": 32, "score_batches": 2}
-    monkeypatch.setattr(module, "CURVES", {**module.CURVES, **sizes})
     options = {**module.BASE["options"], **sizes, "latency_pause_s": 0.0}
     base = {**module.BASE, **DIGITS, "options": options, "rates": [0.01], "steps": 8}
     base["rounds"] = 2
     ours = {module.BASELINE: {"allocator": "uniform"}, "latency_knapsack": module.WITH_BLOCKS}
     ours |= {"with_blocks": module.WITH_BLOCKS, module.TAUGHT: module.WITH_BLOCKS}
     ours |= {"greedy": {"allocator": "measured_greedy"}}
-    cells = list(module.grid(base, ours=ours, theirs=("magnitude",), aims=((1.6, 64),), seeds=(0, 1)))
+    both = {"ours": ours, "theirs": ("magnitude",), "aims": ((1.6, 64),), "seeds": (0, 1)}
+    cells = list(module.grid(base, curves={**module.CURVES, **sizes}, **both))
     for cell in cells:
         if "importance" not in cell.settings:
             cell.settings["options"]["budget"] = "macs=0.001" if "greedy" in cell.name else "macs=0.625"

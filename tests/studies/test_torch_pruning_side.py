@@ -66,6 +66,16 @@ def test_all_channels_take_the_stream_with_them_and_those_inside_leave_it_whole(
     assert cut(task.input.example(2)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("reach", ["all", "inside"])
+def test_rounded_widths_are_multiples(model, task, reach):
+    x_BCHW = task.input.example(1)
+    way = Way(reach=reach, steps=100, round_to=4)
+    found = cut_by_torch_pruning(model, task, "magnitude", 0.5, way, **SIZES).module
+    widths = [layer.out_channels for layer in found.modules() if isinstance(layer, nn.Conv2d)]
+    assert macs(found, x_BCHW) <= 0.5 * macs(model.module, x_BCHW)
+    assert all(width % 4 == 0 for width in widths)
+
+
 def test_the_smallest_kernels_go_first(model, task):
     marked = model.copy()
     conv1 = marked.module.layer3[0].conv1

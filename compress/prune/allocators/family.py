@@ -83,7 +83,8 @@ def largest_fit(masks_at: Callable[[int], Masks], num_choices: int, cost: CostOf
     """Return the last of `num_choices` nested choices whose cost stays within `limit`, by bisection.
 
     Args:
-        masks_at: Choice by number; each one contains the one before, so costs ascend.
+        masks_at: Choice by number; each one contains the one before, so counted costs ascend. A latency may fall where
+            a width suits the runtime better: what is returned then fits while the choice after it does not.
         num_choices: At least 1.
         cost: Cost of a choice.
         limit: Largest cost allowed.
