@@ -47,7 +47,9 @@ OUR_WAYS = (
     {"normalizer": "none", "reach": "all"},
 )
 PLAIN = "magnitude_uncompensated"
-TP_WAYS = tuple({"reach": reach, "steps": steps} for reach in ("all", "inside") for steps in (1, 400))
+TP_WAYS: tuple[dict[str, Any], ...] = tuple(
+    {"reach": reach, "steps": steps} for reach in ("all", "inside") for steps in (1, 400)
+)
 THEIRS = "tp_"
 SEEDS = (0, 1, 2)
 

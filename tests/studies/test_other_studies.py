@@ -1,5 +1,7 @@
 """Studies 0002 to 0004 run from end to end on handwritten digits."""
 
+from contextlib import suppress
+
 import pytest
 
 from compress import catalogue
@@ -70,12 +72,18 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     for cell in cells:
         if "importance" not in cell.settings:
             cell.settings["options"]["budget"] = "macs=0.001" if "greedy" in cell.name else "macs=0.625"
-    monkeypatch.setattr(module, "_time", lambda cutter, clock, share, way: share)
+
+    def counted(cutter, clock, share, way):
+        with suppress(ValueError):
+            cutter(share, way)
+            return share
+
+    monkeypatch.setattr(module, "_time", counted)
     table = measured(module, cells, tmp_path)
     first, second = table.of("tp_magnitude=1.6x,b64")
     assert 0.97 * 0.625 <= first["found.share"] <= 0.625
     accuracies = [way["accuracy"] for way in first["found.ways"]]
-    assert len(accuracies) == len(module.TP_WAYS)
+    assert [way["way"] for way in first["found.ways"]] == list(module.TP_WAYS[:3]), "all but the one out of reach"
     assert first["found.accuracy"] == max(accuracies)
     assert second["found"] == first["found"]
     assert first["macs"] >= 1.6
