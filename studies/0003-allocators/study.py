@@ -132,7 +132,7 @@ def grid(
             settings = {**base, **more, "options": options, "aim": aim}
             yield from seeded_cells(_name(name, speed, batch), settings, seeds)
         for name in theirs:
-            settings = {**base, "importance": name, "ways": TP_WAYS, "aim": aim}
+            settings = {**base, "importance": name, "ways": TP_WAYS, "tries": NUM_TRIES, "aim": aim}
             yield from seeded_cells(_name(f"{THEIRS}{name}", speed, batch), settings, seeds)
 
 
@@ -193,7 +193,9 @@ def _fast_enough(cell: Cell, bench: Bench, cutter: Cutter) -> dict[str, Any]:
 
 
 def largest_share(timed: Callable[[float, int], float | None], limit: float) -> float:
-    """Return the largest share found whose time is within `limit`, 0 for none, along the line through the last two.
+    """Return the largest share found whose time is within `limit`, 0 for none, by regula falsi.
+
+    As long as no share is known that is fast enough, the interval is halved.
 
     Args:
         timed: (share in (0, 1), number of the try) -> time in parts of the whole network's, or None where so small a
@@ -203,23 +205,22 @@ def largest_share(timed: Callable[[float, int], float | None], limit: float) -> 
     >>> round(largest_share(lambda share, number: 0.1 + 0.9 * share, 0.55), 2)
     0.49
     """
-    low, high, best = 0.0, 1.0, 0.0
-    points = [(0.0, 0.0), (1.0, 1.0)]
+    wanted = (1 + CLOSE) / 2 * limit
+    low, high, share = 0.0, 1.0, wanted
+    fitting, slowest = None, 1.0
     for number in range(NUM_TRIES):
-        (x0, t0), (x1, t1) = points
-        wanted = (1 + CLOSE) / 2 * limit
-        share = x0 + (wanted - t0) / (t1 - t0) * (x1 - x0) if t1 != t0 else 0.0
-        share = min(high - 0.1 * (high - low), max(low + 0.1 * (high - low), share))
         spent = timed(share, number)
         if spent is None:
             low = share
+        elif spent > limit:
+            high, slowest = share, spent
         else:
-            points = [points[1], (share, spent)]
-            low, high = (share, high) if spent <= limit else (low, share)
-            best = low if spent <= limit else best
-        if spent is not None and CLOSE * limit <= spent <= limit:
-            break
-    return best
+            low, fitting = share, spent
+            if spent >= CLOSE * limit:
+                break
+        part = 0.5 if fitting is None else (wanted - fitting) / max(slowest - fitting, 1e-9)
+        share = low + min(0.9, max(0.1, part)) * (high - low)
+    return 0.0 if fitting is None else low
 
 
 def _judged(cell: Cell, cutter: Cutter, share: float, way: Way) -> float:
