@@ -45,11 +45,13 @@ class Way:
         reach: "all" channels, or those "inside" residual blocks alone, which keeps the stream between them whole.
         steps: 1 cuts at once to a ratio that is searched; more cut a little at a time, scores renewed, until it fits.
         round_to: The pruner's own option: widths are rounded down to multiples of it; None leaves them as they come.
+        is_global: One ranking of all groups; else every group loses the same part.
     """
 
     reach: str = "all"
     steps: int = 1
     round_to: int | None = None
+    is_global: bool = True
 
 
 class Decoupled(nn.Module):
@@ -96,7 +98,7 @@ def _rest(size: int, removed: list[int]) -> list[int]:
 def cut_by_torch_pruning(
     model: Model, task: Task, importance: str, macs_ratio: float, way: Way, *, batches: int, batch_size: int, seed: int
 ) -> Model:
-    """Return a copy of `model` that `torch_pruning.pruner.BasePruner` cut, in one global ranking; see `Cutter`."""
+    """Return a copy of `model` that `torch_pruning.pruner.BasePruner` cut; see `Cutter`."""
     return Cutter(model, task, importance, batches=batches, batch_size=batch_size, seed=seed)(macs_ratio, way)
 
 
@@ -148,7 +150,7 @@ class _Pruning:
             module,
             self.x_BCHW,
             importance=importance,
-            global_pruning=True,
+            global_pruning=self.way.is_global,
             pruning_ratio=ratio,
             iterative_steps=self.way.steps,
             round_to=self.way.round_to,

@@ -74,15 +74,21 @@ LATENCY_BATCHES = (1, 64)
 IMPORTANCES = ("magnitude", "taylor", "geometric_median")
 #: Widths that runtimes like, for both sides.
 ROUND_TO = 8
-#: How Torch-Pruning's pruner may be used; the way is chosen on validation data, as in study 0001. It rounds in steps
-#: alone: cut at once, a group that rounding leaves without channels stays whole, and no network is twice as fast.
+#: How Torch-Pruning's pruner may be used; the way is chosen on validation data, as in study 0001. In one global ranking
+#: it rounds in steps alone: cut at once, a group that rounding leaves without channels stays whole.
 TP_WAYS: tuple[dict[str, Any], ...] = tuple(
     {"reach": reach, **how}
     for reach in ("all", "inside")
-    for how in ({"steps": 1}, {"steps": 400, "round_to": ROUND_TO})
+    for how in (
+        {"steps": 1},
+        {"steps": 400, "round_to": ROUND_TO},
+        {"steps": 1, "round_to": ROUND_TO // 2, "is_global": False},
+    )
 )
-#: Measurements in which, for each way, the share of multiply-adds is searched that is as fast as it has to be.
-NUM_TRIES = 6
+#: How, for each way, the share of multiply-adds is searched that is as fast as it has to be: "tries" are measurements.
+SEARCH: dict[str, Any] = {"ways": TP_WAYS, "tries": 8, "search_rounds": 30}
+#: An interval of shares this small is not searched further.
+SMALLEST = 0.01
 #: A time within the limit and above this part of it ends the search.
 CLOSE = 0.97
 
@@ -94,6 +100,7 @@ def quick() -> Iterator[Cell]:
     yield from grid(
         base,
         curves={**CURVES, "recalibrate_batches": 1, "validation_limit": 500},
+        search={"ways": TP_WAYS[:3], "tries": 6, "search_rounds": 12},
         ours={BASELINE: _rounded(BASELINE), "with_blocks": WITH_BLOCKS, TAUGHT: WITH_BLOCKS},
         theirs=("taylor",),
         aims=((2.0, 1),),
@@ -106,7 +113,9 @@ def full() -> Iterator[Cell]:
     ours = {name: _rounded(name) for name in ALLOCATORS}
     ours |= {"with_blocks": WITH_BLOCKS, TAUGHT: WITH_BLOCKS}
     aims = tuple((speed, batch) for speed in SPEEDS for batch in LATENCY_BATCHES)
-    yield from by_seed(grid(BASE, curves=CURVES, ours=ours, theirs=IMPORTANCES, aims=aims, seeds=(0, 1, 2)))
+    yield from by_seed(
+        grid(BASE, curves=CURVES, search=SEARCH, ours=ours, theirs=IMPORTANCES, aims=aims, seeds=(0, 1, 2))
+    )
 
 
 def _rounded(allocator: str) -> dict[str, Any]:
@@ -117,6 +126,7 @@ def grid(
     base: Mapping[str, Any],
     *,
     curves: Mapping[str, Any],
+    search: Mapping[str, Any],
     ours: Mapping[str, Mapping[str, Any]],
     theirs: Sequence[str],
     aims: Sequence[tuple[float, int]],
@@ -132,7 +142,7 @@ def grid(
             settings = {**base, **more, "options": options, "aim": aim}
             yield from seeded_cells(_name(name, speed, batch), settings, seeds)
         for name in theirs:
-            settings = {**base, "importance": name, "ways": TP_WAYS, "tries": NUM_TRIES, "aim": aim}
+            settings = {**base, "importance": name, **search, "aim": aim}
             yield from seeded_cells(_name(f"{THEIRS}{name}", speed, batch), settings, seeds)
 
 
@@ -173,7 +183,7 @@ def _fast_enough(cell: Cell, bench: Bench, cutter: Cutter) -> dict[str, Any]:
     """Return, of all ways at the largest share that is fast enough, the best by validation after recalibration."""
     settings, options = cell.settings, cell.settings["options"]
     runtime, aim = RUNTIMES.bind("onnxruntime"), settings["aim"]
-    timing = {"rounds": options["latency_rounds"], "pause_s": options["latency_pause_s"]}
+    timing = {"rounds": settings["search_rounds"], "pause_s": options["latency_pause_s"]}
     found = []
     with Clock.against(Entry.of(cutter.model), runtime, batch=aim["batch"], **timing) as clock:
         for way in settings["ways"]:
@@ -183,7 +193,7 @@ def _fast_enough(cell: Cell, bench: Bench, cutter: Cutter) -> dict[str, Any]:
                 time = partial(_time, cutter, clock, share, Way(**way))
                 return bench.once(f"time-{name}-{number}", time)
 
-            if share := largest_share(timed, 1 / aim["speed"]):
+            if share := largest_share(timed, 1 / aim["speed"], tries=settings["tries"]):
                 judge = partial(_judged, cell, cutter, share, Way(**way))
                 found.append({"share": share, "way": way, "accuracy": bench.once(f"accuracy-{name}", judge)})
     if not found:
@@ -192,33 +202,38 @@ def _fast_enough(cell: Cell, bench: Bench, cutter: Cutter) -> dict[str, Any]:
     return {**best, "ways": found}
 
 
-def largest_share(timed: Callable[[float, int], float | None], limit: float) -> float:
-    """Return the largest share found whose time is within `limit`, 0 for none, by regula falsi.
+def largest_share(timed: Callable[[float, int], float | None], limit: float, *, tries: int) -> float:
+    """Return the largest share found whose time is within `limit`, 0 for none.
 
-    As long as no share is known that is fast enough, the interval is halved.
+    The interval between a share that is too slow and one that is fast enough is cut where the line between both meets
+    the limit; in the middle as long as none is fast enough, and when the last two cuts were on the same side.
 
     Args:
         timed: (share in (0, 1), number of the try) -> time in parts of the whole network's, or None where so small a
             share cannot be reached.
         limit: In the same parts.
+        tries: Most calls of `timed`.
 
-    >>> round(largest_share(lambda share, number: 0.1 + 0.9 * share, 0.55), 2)
+    >>> round(largest_share(lambda share, number: 0.1 + 0.9 * share, 0.55, tries=8), 2)
     0.49
     """
     wanted = (1 + CLOSE) / 2 * limit
     low, high, share = 0.0, 1.0, wanted
     fitting, slowest = None, 1.0
-    for number in range(NUM_TRIES):
+    sides: list[bool] = []
+    for number in range(tries):
         spent = timed(share, number)
+        sides.append(spent is None or spent <= limit)
         if spent is None:
             low = share
-        elif spent > limit:
-            high, slowest = share, spent
-        else:
+        elif spent <= limit:
             low, fitting = share, spent
-            if spent >= CLOSE * limit:
-                break
-        part = 0.5 if fitting is None else (wanted - fitting) / max(slowest - fitting, 1e-9)
+        else:
+            high, slowest = share, spent
+        if high - low < SMALLEST or (spent is not None and CLOSE * limit <= spent <= limit):
+            break
+        is_stuck = sides[-2:] in ([True, True], [False, False])
+        part = 0.5 if fitting is None or is_stuck else (wanted - fitting) / max(slowest - fitting, 1e-9)
         share = low + min(0.9, max(0.1, part)) * (high - low)
     return 0.0 if fitting is None else low
 

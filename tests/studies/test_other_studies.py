@@ -68,7 +68,8 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     ours |= {"with_blocks": module.WITH_BLOCKS, module.TAUGHT: module.WITH_BLOCKS}
     ours |= {"greedy": {"allocator": "measured_greedy"}}
     both = {"ours": ours, "theirs": ("magnitude",), "aims": ((1.6, 64),), "seeds": (0, 1)}
-    cells = list(module.grid(base, curves={**module.CURVES, **sizes}, **both))
+    search = {**module.SEARCH, "search_rounds": 2}
+    cells = list(module.grid(base, curves={**module.CURVES, **sizes}, search=search, **both))
     for cell in cells:
         if "importance" not in cell.settings:
             cell.settings["options"]["budget"] = "macs=0.001" if "greedy" in cell.name else "macs=0.625"
@@ -83,7 +84,8 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     first, second = table.of("tp_magnitude=1.6x,b64")
     assert 0.97 * 0.625 <= first["found.share"] <= 0.625
     accuracies = [way["accuracy"] for way in first["found.ways"]]
-    assert [way["way"] for way in first["found.ways"]] == list(module.TP_WAYS[:3]), "all but the one out of reach"
+    reached = [way["way"] for way in first["found.ways"]]
+    assert reached == [way for way in module.TP_WAYS if way != module.TP_WAYS[4]], "all but the one out of reach"
     assert first["found.accuracy"] == max(accuracies)
     assert second["found"] == first["found"]
     assert first["macs"] >= 1.6
@@ -116,9 +118,9 @@ def test_the_share_that_is_as_fast_is_found_where_there_is_one(smallest, floor, 
         tries.append(share)
         return floor + (1 - floor) * share if share >= smallest else None
 
-    found = module.largest_share(timed, 0.5)
+    found = module.largest_share(timed, 0.5, tries=8)
     assert wanted - 0.035 <= found <= wanted
-    assert len(tries) <= module.NUM_TRIES
+    assert len(tries) <= 8
 
 
 @pytest.mark.slow
