@@ -26,6 +26,13 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
 
 
+def caption(table: Table) -> str:
+    """Return what a table of accuracies holds, and of how many images."""
+    limits = {int(row.cell.settings.get("test_limit", 0)) for row in table.rows}
+    images = " and ".join("all images" if not limit else f"{limit:,} images" for limit in sorted(limits))
+    return f"Test accuracy in % (of {images}), mean ± 95 % interval over seeds."
+
+
 def percent(table: Table, name: str, path: str) -> str:
     """Return a part of one in %, with its interval."""
     values = list(table.values(name, path).values())

@@ -10,11 +10,16 @@ from typing import Any
 
 from compress.core.layout import write_json
 from compress.studies.finder import FoundStudy
-from compress.studies.runner import keep_cell, read_cell
+from compress.studies.runner import keep_cell, read_cell, valid
 from compress.studies.study import Cell, Row, Table, Verdict
 
 #: Presets whose verdict counts, the most telling first.
 RANKING = ("full", "cpu", "quick")
+#: What a list of comparisons has to say of itself.
+CAVEAT = (
+    "- Intervals are of 95 %, over seeds, each of one comparison: of twenty pairs without a difference, about one is "
+    "said to have one."
+)
 #: Of a long list, so many are named.
 NUM_NAMED = 4
 
@@ -44,15 +49,16 @@ def results_path(found: FoundStudy, preset: str) -> Path:
 def records_of(found: FoundStudy, preset: str, workspace: Path | None) -> dict[str, dict[str, Any]]:
     """Return the records of finished cells by label: those of the workspace, else the committed ones.
 
-    Records of a cell whose settings were changed since do not count.
+    Records do not count of a cell whose settings were changed since, or that came after a result that is another now.
     """
-    keys = found.study.keys(preset)
-    records = {label: record for label, record in _committed(found, preset).items() if keys.get(label) == record["key"]}
-    for cell in found.study.cells(preset) if workspace else ():
-        assert workspace is not None
-        if record := read_cell(workspace / found.name, cell, keys[cell.label]):
+    keys, committed = found.study.keys(preset), _committed(found, preset)
+    records: dict[str, dict[str, Any]] = {}
+    for cell in found.study.cells(preset):
+        record = read_cell(workspace / found.name, cell, keys[cell.label]) if workspace else None
+        record = record or committed.get(cell.label)
+        if record and record["key"] == keys[cell.label]:
             records[cell.label] = record
-    return records
+    return valid(records)
 
 
 def take_committed(found: FoundStudy, preset: str, workspace: Path) -> int:
@@ -117,6 +123,8 @@ def section_of(table: Table, verdict: Verdict, date: str, figures: Sequence[str]
     num_cells = len(table.rows) + len(table.missing)
     state = f"{table.preset}, {len(table.rows)} of {num_cells} cells, seeds {_spoken(table.seeds)}, {date}"
     lines = [f"**{verdict.headline}** ({state})", *(f"- {sentence}" for sentence in verdict.sentences)]
+    if any(" beats " in line or " loses to " in line for line in lines):
+        lines.append(CAVEAT)
     if table.missing:
         lines.append(f"- Not measured yet: {_some(table.missing)}.")
     pictures = [f"![{name}](results/{table.preset}-{name}.svg)" for name in figures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
 import signal
@@ -77,11 +78,8 @@ def run_cells(
         if not any(_is_wanted(cell, [pattern]) for cell in cells):
             raise UnknownName.among("cell", pattern, {cell.name for cell in cells})
     data = {cell.label: dict(study.data(cell)) for cell in cells}
-    known = {
-        cell.label: record
-        for cell in cells
-        if (record := read_cell(home, cell, keys[cell.label])) and record["data"] == data[cell.label]
-    }
+    found_there = {cell.label: read_cell(home, cell, keys[cell.label]) for cell in cells}
+    known = valid({label: record for label, record in found_there.items() if record and record["data"] == data[label]})
     failed: dict[str, str] = {}
     is_over = False
     with _sole_user(home), _time_limit(slice_s):
@@ -100,6 +98,24 @@ def read_cell(home: Path, cell: Cell, key: str) -> dict[str, Any] | None:
     """Return the record of a finished cell, or None."""
     path = _path(home, cell, key)
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def valid(records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the records without those of cells that came after something that was measured anew since.
+
+    Args:
+        records: By label, each cell behind those that it comes after.
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    for label, record in records.items():
+        before = record.get("after", {})
+        if all(name in kept and before[name] == _digest(kept[name]["result"]) for name in before):
+            kept[label] = record
+    return kept
+
+
+def _digest(result: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def keep_cell(home: Path, cell: Cell, record: Mapping[str, Any]) -> None:
@@ -148,6 +164,7 @@ def _measure(
         "settings": dict(cell.settings),
         "key": key,
         "data": dict(data),
+        "after": {label: _digest(result) for label, result in bench.found.items()},
         "seconds": round(spent, 1),
         "date": datetime.now(UTC).date().isoformat(),
         "origin": {"machine": machine(), "versions": versions(), "revision": revision(found.folder)},

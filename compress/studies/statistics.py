@@ -150,7 +150,7 @@ def comparison(
         verb = "beats" if gap.is_above != is_less_better else "loses to"
         return f"{a} {verb} {b} by {size} {unit}{at} {seeds}."
     signed = gap.text(scale=scale)
-    return f"{a} and {b} show no difference beyond noise{at}: {signed} {unit} {seeds}."
+    return f"{a} against {b}{at}: not decided, {signed} {unit} {seeds}."
 
 
 def best_of(values: Mapping[str, Mapping[int, float]]) -> str:

@@ -28,7 +28,7 @@ from studies.protocol import (
     start_of,
     store_of,
 )
-from studies.tables import by_mean, factor, markdown, percent, speeds, spoken
+from studies.tables import by_mean, caption, factor, markdown, percent, speeds, spoken
 from studies.torch_pruning_side import IMPORTANCES, Way, cut_by_torch_pruning
 
 #: Part of the multiply-adds that stays: 2.1 times fewer.
@@ -152,7 +152,7 @@ def conclude(table: Table) -> Verdict:
 
 def _same_criterion(tuned: Mapping[str, dict[int, float]], where: str) -> list[str]:
     pairs = [(name, f"{THEIRS}{name}") for name in tuned if f"{THEIRS}{name}" in tuned]
-    return [comparison(f"our {a}", tuned[a], spoken(b), tuned[b], where=where) for a, b in pairs]
+    return [comparison(f"our {a} with compensation", tuned[a], spoken(b), tuned[b], where=where) for a, b in pairs]
 
 
 def _by_idea(against: Mapping[str, str], judged: Mapping[str, dict[int, float]]) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _markdown(table: Table) -> str:
         way = ", ".join(f"{key} {value}" for key, value in row["way"].items() if key != "criterion")
         macs = factor(table, name, "macs")
         lines.append((spoken(name), *states, f"{row['rate']:g}", macs, *speeds(table, name), way))
-    return f"Test accuracy in %, mean ± 95 % interval over seeds.\n\n{markdown(head, lines)}"
+    return f"{caption(table)}\n\n{markdown(head, lines)}"
 
 
 def figures(table: Table) -> dict[str, str]:

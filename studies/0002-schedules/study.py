@@ -11,7 +11,7 @@ from compress.studies import Cell, Study, Table, Verdict
 from compress.studies.statistics import Estimate, paired
 from studies.charts import Dot, dots_chart
 from studies.protocol import RESNET56, at_rate, by_seed, data_of, pruned_by_stage, seeded_cells
-from studies.tables import NOTHING, against, by_mean, factor, markdown, percent, speeds, spoken
+from studies.tables import NOTHING, against, by_mean, caption, factor, markdown, percent, speeds, spoken
 
 BASELINE = "one_shot"
 SCHEDULES = (BASELINE, "progressive", "soft", "expectation_maximization")
@@ -87,15 +87,21 @@ def conclude(table: Table) -> Verdict:
 
 
 def _headline(table: Table, sentences: Mapping[str, str]) -> str:
-    """Say what each schedule gains at each length, and which gains are beyond noise."""
+    """Say what each schedule gains at each length, and which of it is beyond noise."""
     parts = []
     for schedule_name in (name for name in SCHEDULES if name != BASELINE):
         found = [name for name in sentences if spoken_of(name) == schedule_name]
         gaps = [f"{_gap(table, name).text(scale=100)} after {name.partition('=')[2]} steps" for name in found]
         if found:
             parts.append(f"{spoken(found[0])} gains {' and '.join(gaps)}")
-    sure = [f"{spoken(name)} after {name.partition('=')[2]} steps" for name in sentences if _gap(table, name).is_above]
-    tail = f"beyond noise: {', '.join(sure)}" if sure else "none of them beyond noise"
+    gaps_of = {f"{spoken(name)} after {name.partition('=')[2]} steps": _gap(table, name) for name in sentences}
+    better = [said for said, gap in gaps_of.items() if gap.is_above]
+    worse = [said for said, gap in gaps_of.items() if gap.is_below]
+    told = {"beyond noise better": better, "beyond noise worse": worse}
+    tail = "; ".join(f"{how}: {', '.join(names)}" for how, names in told.items() if names)
+    if all(gap.half is None for gap in gaps_of.values()):
+        tail = "one seed, so nothing is known of noise"
+    tail = tail or "nothing beyond noise"
     return f"Over a single cut, in points at 3 times fewer multiply-adds: {'; '.join(parts)}; {tail}."
 
 
@@ -133,8 +139,7 @@ def _markdown(table: Table) -> str:
             own = percent(table, name, "test.tuned")
             returned = f"{fmean(table.values(name, 'returned').values()):g}" if "soft" in name else NOTHING
             lines.append((spoken(name), str(count), own, rate, returned, macs, *speeds(table, name)))
-    title = "Test accuracy in %, mean ± 95 % interval over seeds; channels that came back after they were switched off."
-    return f"{title}\n\n{markdown(head, lines)}"
+    return f"{caption(table)} Came back: channels that did after they were switched off.\n\n{markdown(head, lines)}"
 
 
 def figures(table: Table) -> dict[str, str]:

@@ -31,7 +31,7 @@ from studies.protocol import (
     start_of,
     store_of,
 )
-from studies.tables import by_mean, factor, markdown, percent, speeds, spoken
+from studies.tables import by_mean, caption, factor, markdown, percent, speeds, spoken
 from studies.torch_pruning_side import Cutter, Way
 
 THEIRS, BASELINE = "tp_", "uniform"
@@ -66,8 +66,18 @@ WITH_BLOCKS: dict[str, Any] = {
     "units": "channels and blocks",
     "reach": "inside",
 }
-TAUGHT = "with_blocks_and_teacher"
-ASKS_LOSSES = ("with_blocks", TAUGHT, "measured_greedy", "sensitivity", "genetic")
+WITHOUT_BLOCKS = {**WITH_BLOCKS, "units": "channels"}
+ALONE, CONTROL, TAUGHT = "with_blocks", "without_blocks", "with_blocks_and_teacher"
+ASKS_LOSSES = (ALONE, CONTROL, TAUGHT, "measured_greedy", "sensitivity", "genetic")
+#: What judges an idea, in words for where it is not measured.
+JUDGES = {
+    "A5": "a ranking with blocks against one without",
+    "C1": "threshold_line",
+    "D1": "compound",
+    "D2": "genetic",
+    "D7": "latency_knapsack",
+}
+OURS = {ALONE: WITH_BLOCKS, CONTROL: WITHOUT_BLOCKS, TAUGHT: WITH_BLOCKS}
 LOSS: dict[str, Any] = {"name": "stage_features", "feature_weight": 100.0}
 SPEEDS = (1.6, 2.0)
 LATENCY_BATCHES = (1, 64)
@@ -100,8 +110,8 @@ def quick() -> Iterator[Cell]:
     yield from grid(
         base,
         curves={**CURVES, "recalibrate_batches": 1, "validation_limit": 500},
-        search={"ways": TP_WAYS[:3], "tries": 6, "search_rounds": 12},
-        ours={BASELINE: _rounded(BASELINE), "with_blocks": WITH_BLOCKS, TAUGHT: WITH_BLOCKS},
+        search={**SEARCH, "tries": 6, "search_rounds": 12},
+        ours={BASELINE: _rounded(BASELINE), **OURS},
         theirs=("taylor",),
         aims=((2.0, 1),),
         seeds=(0,),
@@ -111,7 +121,7 @@ def quick() -> Iterator[Cell]:
 def full() -> Iterator[Cell]:
     """All allocators at 1.6 and 2 times the speed, at batch 1 and 64, three seeds."""
     ours = {name: _rounded(name) for name in ALLOCATORS}
-    ours |= {"with_blocks": WITH_BLOCKS, TAUGHT: WITH_BLOCKS}
+    ours |= OURS
     aims = tuple((speed, batch) for speed in SPEEDS for batch in LATENCY_BATCHES)
     yield from by_seed(
         grid(BASE, curves=CURVES, search=SEARCH, ours=ours, theirs=IMPORTANCES, aims=aims, seeds=(0, 1, 2))
@@ -165,6 +175,8 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
         cutter = Cutter(start, task, settings["importance"], **sizes)
         tuned_to_it = partial(_fast_enough, cell, bench, cutter)
         found = bench.once("found", tuned_to_it) if earlier is None else earlier["found"]
+        if not found:
+            return {"unreachable": f"no network of Torch-Pruning's is {settings['aim']['speed']:g} times as fast"}
         cut, dropped = cutter(found["share"], Way(**found["way"])), 0
     else:
         curves = settings.get("curves")
@@ -180,7 +192,10 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
 
 
 def _fast_enough(cell: Cell, bench: Bench, cutter: Cutter) -> dict[str, Any]:
-    """Return, of all ways at the largest share that is fast enough, the best by validation after recalibration."""
+    """Return, of all ways at the largest share that is fast enough, the best by validation after recalibration.
+
+    Nothing when no way is fast enough.
+    """
     settings, options = cell.settings, cell.settings["options"]
     runtime, aim = RUNTIMES.bind("onnxruntime"), settings["aim"]
     timing = {"rounds": settings["search_rounds"], "pause_s": options["latency_pause_s"]}
@@ -197,7 +212,7 @@ def _fast_enough(cell: Cell, bench: Bench, cutter: Cutter) -> dict[str, Any]:
                 judge = partial(_judged, cell, cutter, share, Way(**way))
                 found.append({"share": share, "way": way, "accuracy": bench.once(f"accuracy-{name}", judge)})
     if not found:
-        raise ValueError(f"Torch-Pruning reaches no network that is {aim['speed']:g} times as fast.")
+        return {}
     best = max(found, key=lambda one: one["accuracy"])
     return {**best, "ways": found}
 
@@ -253,41 +268,47 @@ def _time(cutter: Cutter, clock: Clock, share: float, way: Way) -> float | None:
 
 
 def conclude(table: Table) -> Verdict:
-    """At each speed, compare our best with their best and every allocator with the uniform one."""
+    """At each speed: our best with their best, what blocks and the teacher add, and every allocator with uniform."""
     sentences: list[str] = []
-    ideas: dict[str, str] = {}
+    ideas: dict[str, list[str]] = {}
     for tail in _aims(table):
-        tuned = _reached(table, tail)
-        judged = {name: table.values(name, "validation.tuned") for name in tuned}
-        where = f"at {_said(tail)}"
-        ours = {name: values for name, values in judged.items() if not name.startswith(THEIRS)}
-        theirs = {name: values for name, values in judged.items() if name.startswith(THEIRS)}
-        if ours and theirs:
-            a, b = best_of(ours), best_of(theirs)
-            sentences.append(comparison(spoken(a), tuned[a], spoken(b), tuned[b], where=where))
-            labels = {name: values for name, values in ours.items() if not name.startswith(TAUGHT)}
-            if a not in labels and labels:
-                a = best_of(labels)
-                sentences.append(comparison(f"{spoken(a)}, no teacher,", tuned[a], spoken(b), tuned[b], where=where))
-        base = f"{BASELINE}{tail}"
+        tuned, where = _reached(table, tail), f"at {_said(tail)}"
+        compared = partial(_compared, tuned, where)
+        taught, theirs = f"{TAUGHT}{tail}", [name for name in tuned if name.startswith(THEIRS)]
+        ours = [name for name in tuned if name not in (*theirs, taught)]
+        if theirs:
+            rival = _best(table, theirs)
+            for name in ([_best(table, ours)] if ours else []) + [taught]:
+                sentences += compared(name, rival)
+                ideas.setdefault("D7", []).extend(compared(name, rival) if name == f"{ALONE}{tail}" else [])
+        blocks = compared(f"{ALONE}{tail}", f"{CONTROL}{tail}")
+        ideas.setdefault("A5", []).extend(blocks)
+        sentences += [*blocks, *compared(taught, f"{ALONE}{tail}")]
         for name in ours:
-            if base in ours and name != base and set(tuned[name]) & set(tuned[base]):
-                sentences.append(comparison(spoken(name), tuned[name], spoken(base), tuned[base], where=where))
-                allocator = name.partition("=")[0]
-                idea = ALLOCATORS[allocator].idea if allocator in ALLOCATORS else "A5"
-                ideas[idea] = sentences[-1]
+            found = compared(name, f"{BASELINE}{tail}") if name != f"{BASELINE}{tail}" else []
+            sentences += found
+            kind = name.partition("=")[0]
+            for idea in ALLOCATORS[kind].idea.split(",") if kind in ALLOCATORS and found else ():
+                ideas.setdefault(idea.strip(), []).extend(found)
         lost = [spoken(name) for name in table.names if name.endswith(tail) and name not in tuned]
-        if lost:
-            sentences.append(f"Out of reach {where}: {', '.join(lost)}.")
+        sentences += [f"Out of reach {where}: {', '.join(lost)}."] if lost else []
     if not sentences:
         return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
+    said = {idea: " ".join(ideas.get(idea, ())) or f"{judge} is not measured yet." for idea, judge in JUDGES.items()}
     headline = sentences[0][:1].upper() + sentences[0][1:]
-    measured = {ALLOCATORS[kind].idea for name in table.names if (kind := name.partition("=")[0]) in ALLOCATORS}
-    for name in ("threshold_line", "compound", "genetic"):
-        if ALLOCATORS[name].idea not in measured:
-            ideas[ALLOCATORS[name].idea] = f"{name} is not measured yet."
-    ideas.pop("", None)
-    return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=ideas)
+    return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=said)
+
+
+def _compared(tuned: Mapping[str, dict[int, float]], where: str, name: str, other: str) -> list[str]:
+    """Return the sentence on two rows, or nothing where they have no seed in common."""
+    if not set(tuned.get(name, ())) & set(tuned.get(other, ())):
+        return []
+    return [comparison(spoken(name), tuned[name], spoken(other), tuned[other], where=where)]
+
+
+def _best(table: Table, names: Sequence[str]) -> str:
+    """Return the name that validation data puts first."""
+    return best_of({name: table.values(name, "validation.tuned") for name in names})
 
 
 def _aims(table: Table) -> list[str]:
@@ -325,7 +346,7 @@ def _markdown(table: Table) -> str:
             own = percent(table, name, "test.tuned")
             end = (factor(table, name, "macs"), f"{yields:.2f}", f"{row['dropped']:g}", f"{row['rate']:g}")
             lines.append((spoken(name), _said(tail), own, *speeds(table, name), *end))
-    return f"Test accuracy in %, mean ± 95 % interval over seeds.\n\n{markdown(head, lines)}"
+    return f"{caption(table)}\n\n{markdown(head, lines)}"
 
 
 def figures(table: Table) -> dict[str, str]:

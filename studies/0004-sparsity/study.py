@@ -9,7 +9,7 @@ from compress.studies import Cell, Study, Table, Verdict
 from compress.studies.statistics import comparison, estimate
 from studies.charts import Dot, dots_chart
 from studies.protocol import RESNET56, at_rate, by_seed, data_of, pruned_by_stage, seeded_cells
-from studies.tables import NOTHING, against, by_mean, factor, markdown, percent, speeds, spoken
+from studies.tables import NOTHING, against, by_mean, caption, factor, markdown, percent, speeds, spoken
 
 BASELINE = "magnitude"
 MAPS, KERNELS = "activation_sparsity", "kernel_sparsity"
@@ -112,7 +112,7 @@ def penalty(name: str, rate: float, times: float, part: float) -> dict[str, Any]
 def conclude(table: Table) -> Verdict:
     """Compare maps with kernels, each penalty with the same training without it, and all with magnitude."""
     sentences: list[str] = []
-    ideas: dict[str, str] = {}
+    ideas: dict[str, list[str]] = {"C2": []}
     for part in _budgets(table):
         where = f"at {1 / part:.1f}x fewer multiply-adds"
         for tail, what in ((TRAINED, "trained for"), ("", "as they are")):
@@ -124,14 +124,17 @@ def conclude(table: Table) -> Verdict:
             control, trained = f"{criterion}{CONTROL}={part}", f"{name}{TRAINED}={part}"
             compared = against(table, control, [trained], where=f"with half the steps in front of the cut, {where}")
             sentences += compared.values()
-            if name == "sorted_channels" and compared:
-                ideas["C2"] = sentences[-1]
+            if name == "sorted_channels":
+                ideas["C2"] += compared.values()
         names = [name for name in table.names if name.endswith(f"={part}")]
-        sentences += against(table, f"{BASELINE}={part}", names, where=where).values()
+        compared = against(table, f"{BASELINE}={part}", names, where=where)
+        sentences += compared.values()
+        ideas["C2"] += [said for name, said in compared.items() if name.startswith(f"sorted_channels{TRAINED}")]
     if not sentences:
         return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
     headline = _capital(sentences[0])
-    return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=ideas)
+    said = {idea: " ".join(found) for idea, found in ideas.items() if found}
+    return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=said)
 
 
 def _capital(text: str) -> str:
@@ -153,7 +156,7 @@ def _markdown(table: Table) -> str:
             states = percent(table, name, "validation.cut"), percent(table, name, "test.tuned")
             own = (f"{chosen['recipe']['lr']:g}", f"{weight:g}" if weight else NOTHING)
             lines.append((spoken(name), macs, *states, *own, *speeds(table, name)))
-    return f"Accuracy in %, mean ± 95 % interval over seeds; fine-tuned on test images.\n\n{markdown(head, lines)}"
+    return f"{caption(table)} The cut's is that of validation images.\n\n{markdown(head, lines)}"
 
 
 def figures(table: Table) -> dict[str, str]:

@@ -21,7 +21,7 @@ from compress.train.recipes import RECIPES
 from compress.train.settings import FitConfig
 from studies.charts import Dot, dots_chart
 from studies.protocol import by_seed, costs, data_of, on_test, store_of
-from studies.tables import by_mean, factor, markdown, percent, speeds, spoken
+from studies.tables import by_mean, caption, factor, markdown, percent, speeds, spoken
 
 PRUNED, NARROW, LONG, FRESH = "large_then_pruned", "narrow_same_steps", "narrow_equal_cost", "structure_equal_cost"
 #: The four kinds in sentences and in the table.
@@ -277,8 +277,7 @@ def _markdown(table: Table) -> str:
             own = (percent(table, name, "test.tuned"), f"{steps:,.0f}", f"{row['rate']:g}", f"{spent / 1e12:,.1f}")
             label = f"{SAID[kind]}, {_where(table, tail)}"
             lines.append((label, *own, factor(table, name, "macs"), *speeds(table, name)))
-    caption = "Accuracy in %, mean ± 95 % interval over seeds; the other numbers are means over seeds."
-    return f"{caption}\n\n{markdown(head, lines)}"
+    return f"{caption(table)} The other numbers are means over seeds.\n\n{markdown(head, lines)}"
 
 
 def figures(table: Table) -> dict[str, str]:

@@ -224,12 +224,12 @@ def _part(table: Table, kind: str, speed: str) -> str:
 
 
 def _to_published(found: Estimate, kind: str, speed: str) -> str:
-    """Return how a figure stands to the published one; within its interval there is no difference."""
+    """Return how a figure stands to the published one; within its interval nothing is decided."""
     gap, half = 100 * found.mean - PUBLISHED[speed], 100 * (found.half or 0.0)
     selected = "selected alike" if kind == ALIKE else "selected on test images"
     best = f"the best published {PUBLISHED[speed]:.2f} % ({selected})"
     if found.half is not None and abs(gap) <= half:
-        return f"no difference beyond noise from {best}"
+        return f"undecided against {best}"
     tail = "" if found.half is not None else ", of one seed, so without an interval"
     return f"{abs(gap):.2f} points {'above' if gap >= 0 else 'below'} {best}{tail}"
 

@@ -41,7 +41,7 @@ from studies.protocol import (
     start_of,
     store_of,
 )
-from studies.tables import NOTHING, factor, markdown, percent, speeds
+from studies.tables import NOTHING, caption, factor, markdown, percent, speeds
 
 #: What stands in front of a conversion's name where it is not faded in, and where channels are cut instead.
 AT_ONCE, CHANNELS = "at_once=", "channels="
@@ -325,9 +325,9 @@ def _headline(gaps: Mapping[str, Estimate]) -> str:
     ahead = [name for name, gap in gaps.items() if gap.is_above]
     behind = [name for name, gap in gaps.items() if gap.is_below]
     rest = [name for name in gaps if name not in (*ahead, *behind)]
-    parts = {"better": ahead, "worse": behind, "no difference beyond noise": rest}
+    parts = {"better": ahead, "worse": behind, "not decided": rest}
     said = "; ".join(f"{verb}: {', '.join(names)}" for verb, names in parts.items() if names)
-    return f"Against cut channels at equal multiply-adds and training steps, in test accuracy, {said}."
+    return f"Against cut channels at no more multiply-adds and equal training steps, in test accuracy, {said}."
 
 
 def _said(name: str) -> str:
@@ -343,9 +343,9 @@ def _said(name: str) -> str:
 def _where(table: Table, name: str) -> str:
     """Return how many multiply-adds a conversion saves, and how fast it and the cut network are."""
     speed = f"faster.onnxruntime, batch {_parts(name)[2]}.value"
-    asked = (name, "macs"), (name, speed), (f"{CHANNELS}{name}", speed)
-    macs, own, cut = (factor(table, *one).replace("×", "x") for one in asked)
-    return f"at {macs} fewer multiply-adds (speed {own} and {cut})"
+    asked = [(row, path) for path in ("macs", speed) for row in (name, f"{CHANNELS}{name}")]
+    macs, macs_cut, own, cut = (factor(table, *one).replace("×", "x") for one in asked)
+    return f"at {macs} and {macs_cut} fewer multiply-adds (speed {own} and {cut})"
 
 
 def _markdown(table: Table) -> str:
@@ -362,7 +362,7 @@ def _markdown(table: Table) -> str:
         way = row.get("way")
         how = f"{way['criterion']}, {way['allocator']['name']}, reach {way['reach']}" if way else NOTHING
         lines.append((said, f"batch {batch}", *own, *speeds(table, name), layers, how))
-    return f"Test accuracy in %, mean ± 95 % interval over seeds.\n\n{markdown(head, lines)}"
+    return f"{caption(table)}\n\n{markdown(head, lines)}"
 
 
 def _parts(name: str) -> tuple[str, str, str]:

@@ -261,10 +261,9 @@ def _against_the_claim(table: Table, name: str, at: str) -> str:
 def _plain(table: Table, name: str, way: str, at: str) -> str:
     error, rank = _found(table, name, way)
     said = WAYS[way][1]
-    tail = ": the noise that is left" if way == "again" else ""
     return (
         f"{said[0].upper()}{said[1:]} {at}: median error {error.text(scale=100, digits=1)} %, rank correlation "
-        f"{rank.text(digits=3)}{tail}."
+        f"{rank.text(digits=3)}."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from compress.studies import Bench, Cell, Study, Table, Verdict
+from compress.studies.statistics import paired
 from studies.charts import Dot, dots_chart
 from studies.tables import markdown
 
@@ -48,20 +50,36 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
 def conclude(table: Table) -> Verdict:
     """Compare the medians."""
     sentences = []
-    for which, said in (("all", "all criteria of either side"), ("shared", "the criteria that both sides have")):
+    for which, said in (("shared", "the criteria that both sides have"), ("all", "all criteria of either side")):
         a, b = (_medians(table, f"{side}-{which}") for side in SIDES)
         if not a or not b:
             continue
+        counts = [str(_num_criteria(table, f"{side}-{which}")) for side in SIDES]
         ours, theirs = (f"{found['again_s']:.2f} s ({found['first_s']:.2f} s at first)" for found in (a, b))
-        word = "less" if a["again_s"] < b["again_s"] else "more"
         sentences.append(
-            f"Groups and scores of a ResNet-50, {said}: {ours} and {a['memory_mib']:.0f} MiB with us, {theirs} and "
-            f"{b['memory_mib']:.0f} MiB with Torch-Pruning; we take {word} time by a factor of "
-            f"{max(a['again_s'], b['again_s']) / min(a['again_s'], b['again_s']):.1f}."
+            f"Groups and scores of a ResNet-50, {said} ({' and '.join(counts)}): {ours} and "
+            f"{a['memory_mib']:.0f} MiB with us, {theirs} and {b['memory_mib']:.0f} MiB with Torch-Pruning; "
+            f"{_in_parts(table, which)}."
         )
     if not sentences:
         return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
     return Verdict(headline=sentences[0], sentences=tuple(sentences[1:]), table=_markdown(table))
+
+
+def _in_parts(table: Table, which: str) -> str:
+    """Return our time in parts of theirs, of pairs of processes that followed each other, and whether it is decided."""
+    ours, theirs = ({seed: math.log(value) for seed, value in table.values(f"{side}-{which}", "again_s").items()}
+                    for side in SIDES)  # fmt: skip
+    gap = paired(ours, theirs)
+    if gap.half is None:
+        return f"we take {math.exp(gap.mean):.2f} times as long (one pair of processes, so no interval)"
+    low, high = (math.exp(gap.mean + sign * gap.half) for sign in (-1, 1))
+    state = "not decided: " if low <= 1 <= high else ""
+    return f"{state}we take {math.exp(gap.mean):.2f} [{low:.2f}, {high:.2f}] times as long"
+
+
+def _num_criteria(table: Table, name: str) -> int:
+    return sum(part not in ("groups", "statistics") for part in table.of(name)[0]["parts_s"])
 
 
 def _medians(table: Table, name: str) -> dict[str, float]:
@@ -75,11 +93,9 @@ def _markdown(table: Table) -> str:
     for name in table.names:
         side, _, which = name.partition("-")
         found = _medians(table, name)
-        parts = table.of(name)[0]["parts_s"]
-        number = sum(part not in ("groups", "statistics") for part in parts)
         groups = median(table.values(name, "parts_s.groups").values())
         times = (f"{found['first_s']:.2f}", f"{found['again_s']:.2f}", f"{groups:.2f}")
-        lines.append((f"{SIDES[side]}, {which}", str(number), *times, f"{found['memory_mib']:.0f}"))
+        lines.append((f"{SIDES[side]}, {which}", str(_num_criteria(table, name)), *times, f"{found['memory_mib']:.0f}"))
     said = "Seconds of processor time of one thread, medians over processes."
     return f"{said}\n\n{markdown(head, lines)}"
 

@@ -161,12 +161,14 @@ def test_every_sentence_of_the_verdict_has_a_mean_and_an_interval(module):
     verdict = module.conclude(table_of(module, "=width8,1000+200", accuracies))
     where = "at 4.0x fewer multiply-adds, 1,000 + 200 steps (3 seeds)"
     assert verdict.headline == (
-        "Large then pruned and narrow from scratch at equal cost show no difference beyond noise "
-        "at 4.0x fewer multiply-adds, 1,000 + 200 steps: 1.33 ± 1.43 points (3 seeds)."
+        "Large then pruned against narrow from scratch at equal cost at 4.0x fewer multiply-adds, 1,000 + 200 steps: "
+        "not decided, 1.33 ± 1.43 points (3 seeds)."
     )
     assert len(verdict.sentences) == 3
     assert all("±" in sentence for sentence in verdict.sentences)
-    assert verdict.sentences[1].startswith("the pruned structure from scratch at equal cost and narrow from scratch")
+    assert verdict.sentences[1].startswith(
+        "the pruned structure from scratch at equal cost against narrow from scratch"
+    )
     assert verdict.sentences[2] == (
         f"large then pruned beats narrow from scratch for as many steps by 9.33 ± 1.43 points {where}."
     )

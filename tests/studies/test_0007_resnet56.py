@@ -160,7 +160,7 @@ def test_a_figure_whose_interval_holds_the_published_one_is_no_different():
     clean, alike = verdict.headline.split("; ")
     assert clean == (
         "At 2.13x fewer multiply-adds, selected on validation data: 93.73 ± 0.52 % (3 seeds), 0.27 ± 0.52 points below "
-        "the uncut network's 94.00 %, no difference beyond noise from the best published 93.77 % "
+        "the uncut network's 94.00 %, undecided against the best published 93.77 % "
         "(selected on test images)"
     )
     assert alike == (

@@ -57,7 +57,9 @@ def test_three_arms_of_the_same_layers(tmp_path, asked):
     assert first["way"] == first["ways"][scores.index(max(scores))][0]
     assert second["ways"] == [[first["way"], second["ways"][0][1]]]
     verdict = MODULE.conclude(table)
-    assert verdict.headline.startswith("Against cut channels at equal multiply-adds and training steps, in test")
+    assert verdict.headline.startswith(
+        "Against cut channels at no more multiply-adds and equal training steps, in test"
+    )
     assert "depthwise separable (judged at batch 64)" in verdict.headline
     assert f"at {faded[0]['macs']:.2f}x fewer multiply-adds" in verdict.sentences[0]
     assert "faded in" in verdict.sentences[1]
@@ -146,8 +148,8 @@ def test_the_headline_says_who_is_better_worse_and_open():
     found += rows("decoupled=b64", (0.9,)) + rows(f"{MODULE.CHANNELS}decoupled=b64", (0.8,))
     verdict = MODULE.conclude(Table(preset="full", rows=tuple(found)))
     assert verdict.headline == (
-        "Against cut channels at equal multiply-adds and training steps, in test accuracy, better: low rank (judged at "
-        "batch 64); worse: grouped (judged at batch 64); no difference beyond noise: separable (judged at batch 64)."
+        "Against cut channels at no more multiply-adds and equal training steps, in test accuracy, better: low rank "
+        "(judged at batch 64); worse: grouped (judged at batch 64); not decided: separable (judged at batch 64)."
     )
     assert verdict.sentences[3].startswith("Decoupled (judged at batch 64) is 10.00 points above cut channels")
     assert "(1 seed, so no interval)" in verdict.sentences[3]

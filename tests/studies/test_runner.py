@@ -10,7 +10,7 @@ import pytest
 from compress.core.registry import UnknownName
 from compress.studies.finder import find_study, studies_root
 from compress.studies.record import publish, records_of, state_of
-from compress.studies.runner import read_cell, run_cells
+from compress.studies.runner import keep_cell, read_cell, run_cells
 from tests.studies.folder import write_study
 
 
@@ -84,6 +84,18 @@ def test_other_data_and_other_settings_are_measured_anew(found, ran, tmp_path, m
     assert again.study.keys("quick")["small@1"] != found.study.keys("quick")["small@1"]
     run_cells(again, "quick", tmp_path / "w")
     assert ran()[8:] == ["small@0", "small@1"]
+
+
+def test_what_came_after_another_result_is_measured_anew(found, ran, tmp_path):
+    """large@1 comes after large@0: when that is measured again and gives another number, so is large@1."""
+    run_cells(found, "quick", tmp_path / "w")
+    first = records_of(found, "quick", tmp_path / "w")["large@0"]
+    cell = next(cell for cell in found.study.cells("quick") if cell.label == "large@0")
+    keep_cell(tmp_path / "w" / found.name, cell, first | {"result": {"value": 0.5}})
+    assert set(records_of(found, "quick", tmp_path / "w")) == {"small@0", "small@1", "large@0"}
+    run_cells(found, "quick", tmp_path / "w")
+    assert ran()[4:] == ["large@1"]
+    assert records_of(found, "quick", tmp_path / "w")["large@1"]["result"]["earlier"] == 0.5
 
 
 def test_a_slice_of_time_ends_and_the_next_one_goes_on(found, ran, tmp_path, monkeypatch):
