@@ -66,7 +66,7 @@ WITH_BLOCKS: dict[str, Any] = {
     "units": "channels and blocks",
     "reach": "inside",
 }
-WITHOUT_BLOCKS = {**WITH_BLOCKS, "units": "channels"}
+WITHOUT_BLOCKS = {**WITH_BLOCKS, "units": "channels", "reach": "all"}
 ALONE, CONTROL, TAUGHT = "with_blocks", "without_blocks", "with_blocks_and_teacher"
 ASKS_LOSSES = (ALONE, CONTROL, TAUGHT, "measured_greedy", "sensitivity", "genetic")
 #: What judges an idea, in words for where it is not measured.
@@ -281,17 +281,18 @@ def conclude(table: Table) -> Verdict:
             for name in ([_best(table, ours)] if ours else []) + [taught]:
                 sentences += compared(name, rival)
                 ideas.setdefault("D7", []).extend(compared(name, rival) if name == f"{ALONE}{tail}" else [])
-        blocks = compared(f"{ALONE}{tail}", f"{CONTROL}{tail}")
+        lost = [spoken(name) for name in table.names if name.endswith(tail) and name not in tuned]
+        out = [f"Out of reach {where}: {', '.join(lost)}."] if lost else []
+        blocks = compared(f"{ALONE}{tail}", f"{CONTROL}{tail}") or (out if spoken(CONTROL) in lost else [])
         ideas.setdefault("A5", []).extend(blocks)
-        sentences += [*blocks, *compared(taught, f"{ALONE}{tail}")]
+        sentences += [*(blocks if blocks != out else []), *compared(taught, f"{ALONE}{tail}")]
         for name in ours:
             found = compared(name, f"{BASELINE}{tail}") if name != f"{BASELINE}{tail}" else []
             sentences += found
             kind = name.partition("=")[0]
             for idea in ALLOCATORS[kind].idea.split(",") if kind in ALLOCATORS and found else ():
                 ideas.setdefault(idea.strip(), []).extend(found)
-        lost = [spoken(name) for name in table.names if name.endswith(tail) and name not in tuned]
-        sentences += [f"Out of reach {where}: {', '.join(lost)}."] if lost else []
+        sentences += out
     if not sentences:
         return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
     said = {idea: " ".join(ideas.get(idea, ())) or f"{judge} is not measured yet." for idea, judge in JUDGES.items()}
