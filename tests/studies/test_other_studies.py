@@ -74,7 +74,7 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
         if "importance" not in cell.settings:
             cell.settings["options"]["budget"] = "macs=0.001" if "greedy" in cell.name else "macs=0.625"
 
-    def counted(cutter, clock, share, way):
+    def counted(cutter, clock, share, way, *, sessions):
         with suppress(ValueError):
             cutter(share, way)
             return share
@@ -133,8 +133,8 @@ def test_torch_pruning_is_timed(tmp_path):
         Way(reach="inside"),
     )
     with Clock.against(Entry.of(model), RUNTIMES.bind("onnxruntime"), batch=1, rounds=2) as clock:
-        assert module._time(cutter, clock, 0.5, way) > 0
-        assert module._time(cutter, clock, 1e-6, way) is None
+        assert module._time(cutter, clock, 0.5, way, sessions=2) > 0
+        assert module._time(cutter, clock, 1e-6, way, sessions=2) is None
 
 
 def test_allocators_has_all_of_them_at_two_speeds_and_two_batches():
