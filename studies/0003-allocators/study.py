@@ -112,7 +112,7 @@ def quick() -> Iterator[Cell]:
     yield from grid(
         base,
         curves=curves,
-        search={**SEARCH, "tries": 6, "search_rounds": 5},
+        search={**SEARCH, "ways": [way for way in TP_WAYS if way["steps"] == 1], "tries": 5, "search_rounds": 5},
         ours={BASELINE: _rounded(BASELINE), **OURS},
         theirs=("taylor",),
         aims=((2.0, 1),),
