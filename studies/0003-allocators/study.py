@@ -276,19 +276,21 @@ def conclude(table: Table) -> Verdict:
     ideas: dict[str, list[str]] = {}
     for tail in _aims(table):
         tuned, where = _reached(table, tail), f"at {_said(tail)}"
-        compared = partial(_compared, tuned, where)
+        compared = partial(_compared, table, tuned, where)
         taught, theirs = f"{TAUGHT}{tail}", [name for name in tuned if name.startswith(THEIRS)]
         ours = [name for name in tuned if name not in (*theirs, taught)]
         if theirs:
             rival = _best(table, theirs)
             for name in ([_best(table, ours)] if ours else []) + [taught]:
                 sentences += compared(name, rival)
-                ideas.setdefault("D7", []).extend(compared(name, rival) if name == f"{ALONE}{tail}" else [])
         lost = [spoken(name) for name in table.names if name.endswith(tail) and name not in tuned]
         out = [f"Out of reach {where}: {', '.join(lost)}."] if lost else []
-        blocks = compared(f"{ALONE}{tail}", f"{CONTROL}{tail}") or (out if spoken(CONTROL) in lost else [])
+        blocks = compared(f"{ALONE}{tail}", f"{CONTROL}{tail}")
+        if spoken(CONTROL) in lost and f"{ALONE}{tail}" in tuned:
+            blocks = [f"Without blocks no network is found {where}; with blocks one is."]
         ideas.setdefault("A5", []).extend(blocks)
-        sentences += [*(blocks if blocks != out else []), *compared(taught, f"{ALONE}{tail}")]
+        ideas.setdefault("D7", []).extend(compared(f"{ALONE}{tail}", f"{BASELINE}{tail}"))
+        sentences += [*blocks, *compared(taught, f"{ALONE}{tail}")]
         for name in ours:
             found = compared(name, f"{BASELINE}{tail}") if name != f"{BASELINE}{tail}" else []
             sentences += found
@@ -303,11 +305,13 @@ def conclude(table: Table) -> Verdict:
     return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=said)
 
 
-def _compared(tuned: Mapping[str, dict[int, float]], where: str, name: str, other: str) -> list[str]:
+def _compared(table: Table, tuned: Mapping[str, dict[int, float]], where: str, name: str, other: str) -> list[str]:
     """Return the sentence on two rows, or nothing where they have no seed in common."""
     if not set(tuned.get(name, ())) & set(tuned.get(other, ())):
         return []
-    return [comparison(spoken(name), tuned[name], spoken(other), tuned[other], where=where)]
+    is_short = table.of(other)[0].cell.settings.get("tries", SEARCH["tries"]) < SEARCH["tries"]
+    rival = f"{spoken(other)}, searched briefly," if is_short else spoken(other)
+    return [comparison(spoken(name), tuned[name], rival, tuned[other], where=where)]
 
 
 def _best(table: Table, names: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.charts.rendering import Rendered, combinations, parsed, render, run
-from tests.deploy.mlflow_server import NO_JOBS
+from tests.deploy.mlflow_server import NO_JOBS, free_port
 
 
 def server_settings(rendered: Rendered, name: str) -> dict[str, str]:
@@ -91,12 +90,6 @@ def test_an_address_of_ones_own_wins() -> None:
     values = {**combinations()["mlflow"], "tracking": {"uri": "https://mlflow.example.com"}}
     data = parsed(run("template", values).stdout).sole("ConfigMap", "secateur")["data"]
     assert data["MLFLOW_TRACKING_URI"] == "https://mlflow.example.com"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def status(port: int, path: str, host: str) -> int:

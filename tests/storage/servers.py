@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.mlflow_server import NO_JOBS
+from tests.deploy.mlflow_server import NO_JOBS, free_port
 
 #: Whether everything is run (`make test-storage`) or, of cases that are alike, some.
 IS_WHOLE = bool(os.environ.get("SECATEUR_STORAGE_PRESET"))
@@ -26,12 +25,6 @@ BUCKET = "artifacts"
 KEYS = {"AWS_ACCESS_KEY_ID": "a-key-for-tests", "AWS_SECRET_ACCESS_KEY": "a-secret-that-no-log-may-hold"}
 #: What decides which store and which server a process talks to.
 OURS = ("MLFLOW_", "AWS_", "SECATEUR_", "COVERAGE_")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def bare_environment() -> dict[str, str]:
