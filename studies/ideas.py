@@ -78,20 +78,25 @@ def verdicts_by_idea(root: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for name in study_names(root):
         loaded = find_study(root, name)
-        results = best_results(loaded.folder / "results")
+        contents = ranked_results(loaded.folder / "results")
         link = f"[{loaded.number}](../studies/{name}/README.md)"
         for idea in loaded.study.ideas:
-            verdict = "not run yet" if results is None else results["ideas"].get(idea, results["headline"])
-            where = "" if results is None else f" ({results['preset']}{', not complete' if results['missing'] else ''})"
-            found[idea].append(f"{link}: {verdict}{where}")
+            found[idea].append(f"{link}: {_verdict(contents, idea)}")
     return dict(found)
 
 
-def best_results(folder: Path) -> dict[str, Any] | None:
-    """Return the committed results of the most telling preset, complete ones first; None without any."""
+def _verdict(contents: Sequence[Mapping[str, Any]], idea: str) -> str:
+    """Return what the first results that judge an idea say of it, and their preset."""
+    for results in contents:
+        if said := results["ideas"].get(idea, results["headline"]):
+            return f"{said} ({results['preset']}{', not complete' if results['missing'] else ''})"
+    return "not run yet" if not contents else "not judged yet"
+
+
+def ranked_results(folder: Path) -> list[dict[str, Any]]:
+    """Return the committed results of all presets, the most telling first and complete ones in front of the others."""
     contents = [json.loads(path.read_text()) for preset in RANKING if (path := folder / f"{preset}.json").is_file()]
-    complete = [content for content in contents if not content["missing"]]
-    return (complete or contents or [None])[0]
+    return sorted(contents, key=lambda content: bool(content["missing"]))
 
 
 def page(source: Mapping[str, Any], pieces: Mapping[str, list[str]], verdicts: Mapping[str, list[str]]) -> str:

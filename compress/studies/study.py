@@ -136,7 +136,7 @@ class Verdict:
         headline: The answer in one sentence; goes into docs/ideas.md.
         sentences: The comparisons behind it.
         table: Markdown.
-        ideas: A sentence of its own for some of the ideas, by id.
+        ideas: A sentence of its own for some of the ideas, by id; none ("") where the cells do not judge it yet.
     """
 
     headline: str

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import fmean, median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from compress.core.budget import Infeasible
-from compress.core.stage import Entry
-from compress.measure.clock import Clock
-from compress.measure.runtimes import RUNTIMES
+from compress.core.progress import track
+from compress.measure.runtimes import paired_sessions
 from compress.prune.allocators import ALLOCATORS
 from compress.run import task_of
 from compress.studies import Bench, Cell, Study, Table, Verdict
 from compress.studies.statistics import best_of, comparison, estimate
+from deploy.export.onnx_from_model import onnx_from_model
+from deploy.runtime.onnxruntime import OnnxSession
 from studies.charts import Dot, dots_chart
 from studies.protocol import (
     PAUSE_S,
@@ -69,14 +72,7 @@ WITH_BLOCKS: dict[str, Any] = {
 WITHOUT_BLOCKS = {**WITH_BLOCKS, "units": "channels", "reach": "all"}
 ALONE, CONTROL, TAUGHT = "with_blocks", "without_blocks", "with_blocks_and_teacher"
 ASKS_LOSSES = (ALONE, CONTROL, TAUGHT, "measured_greedy", "sensitivity", "genetic")
-#: What judges an idea, in words for where it is not measured.
-JUDGES = {
-    "A5": "a ranking with blocks against one without",
-    "C1": "threshold_line",
-    "D1": "compound",
-    "D2": "genetic",
-    "D7": "latency_knapsack",
-}
+IDEAS = ("A5", "C1", "D1", "D2", "D7")
 OURS = {ALONE: WITH_BLOCKS, CONTROL: WITHOUT_BLOCKS, TAUGHT: WITH_BLOCKS}
 LOSS: dict[str, Any] = {"name": "stage_features", "feature_weight": 100.0}
 SPEEDS = (1.6, 2.0)
@@ -95,13 +91,19 @@ TP_WAYS: tuple[dict[str, Any], ...] = tuple(
         {"steps": 1, "round_to": ROUND_TO // 2, "is_global": False},
     )
 )
-#: How, for each way, the share of multiply-adds is searched that is as fast as it has to be: "tries" are measurements.
-#: A time is the median over sessions, since one session in a while is far off as a whole.
-SEARCH: dict[str, Any] = {"ways": TP_WAYS, "tries": 8, "search_sessions": 3, "search_rounds": 10}
-#: An interval of shares this small is not searched further.
-SMALLEST = 0.01
-#: A time within the limit and above this part of it ends the search.
-CLOSE = 0.97
+#: How, for each way, the share of multiply-adds is searched that is as fast as it has to be: in each of "looks" so many
+#: "shares" a way, the networks of all ways timed in turns with the uncut one, so that none has a better minute than
+#: another. A time is the median over sessions, between whose parts there are pauses.
+SEARCH: dict[str, Any] = {
+    "ways": TP_WAYS,
+    "looks": 2,
+    "shares": 5,
+    "search_sessions": 3,
+    "search_rounds": 8,
+    "search_pause_s": 1.0,
+}
+#: No smaller share is tried.
+LEAST = 0.04
 
 
 def quick() -> Iterator[Cell]:
@@ -112,7 +114,7 @@ def quick() -> Iterator[Cell]:
     yield from grid(
         base,
         curves=curves,
-        search={**SEARCH, "ways": [way for way in TP_WAYS if way["steps"] == 1], "tries": 5, "search_rounds": 5},
+        search={**SEARCH, "ways": [way for way in TP_WAYS if way["steps"] == 1], "search_sessions": 1},
         ours={BASELINE: _rounded(BASELINE), **OURS},
         theirs=("taylor",),
         aims=((2.0, 1),),
@@ -198,61 +200,61 @@ def _fast_enough(cell: Cell, bench: Bench, cutter: Cutter) -> dict[str, Any]:
 
     Nothing when no way is fast enough.
     """
-    settings, options = cell.settings, cell.settings["options"]
-    runtime, aim = RUNTIMES.bind("onnxruntime"), settings["aim"]
-    timing = {"rounds": settings["search_rounds"], "pause_s": options["latency_pause_s"]}
-    found = []
-    with Clock.against(Entry.of(cutter.model), runtime, batch=aim["batch"], **timing) as clock:
-        for way in settings["ways"]:
-            name = "-".join(str(value) for value in way.values())
-
-            def timed(share: float, number: int, way: Mapping[str, Any] = way, name: str = name) -> float | None:
-                time = partial(_time, cutter, clock, share, Way(**way), sessions=settings["search_sessions"])
-                return bench.once(f"time-{name}-{number}", time)
-
-            if share := largest_share(timed, 1 / aim["speed"], tries=settings["tries"]):
-                judge = partial(_judged, cell, cutter, share, Way(**way))
-                found.append({"share": share, "way": way, "accuracy": bench.once(f"accuracy-{name}", judge)})
-    if not found:
+    settings, limit = cell.settings, 1 / cell.settings["aim"]["speed"]
+    ways = {"-".join(str(value) for value in way.values()): way for way in settings["ways"]}
+    times: dict[str, dict[float, float | None]] = {name: {} for name in ways}
+    for number in range(settings["looks"]):
+        wanted = {name: next_shares(times[name], limit, settings["shares"]) for name in ways}
+        for name, found in bench.once(f"times-{number}", partial(_times, cutter, ways, wanted, settings)).items():
+            times[name] |= dict(zip(wanted[name], found, strict=True))
+    judged = []
+    for name, way in ways.items():
+        if share := max((share for share, spent in times[name].items() if (spent or 1.0) <= limit), default=0.0):
+            judge = partial(_judged, cell, cutter, share, Way(**way))
+            judged.append({"share": share, "way": way, "accuracy": bench.once(f"accuracy-{name}", judge)})
+    if not judged:
         return {}
-    best = max(found, key=lambda one: one["accuracy"])
-    return {**best, "ways": found}
+    return {**max(judged, key=lambda one: one["accuracy"]), "ways": judged}
 
 
-def largest_share(timed: Callable[[float, int], float | None], limit: float, *, tries: int) -> float:
-    """Return the largest share found whose time is within `limit`, 0 for none.
-
-    The interval between a share that is too slow and one that is fast enough is cut where the line between both meets
-    the limit; in the middle as long as none is fast enough, and when the last two cuts were on the same side.
+def next_shares(times: Mapping[float, float | None], limit: float, num: int) -> list[float]:
+    """Return the shares to time next, in equal ratios between the largest that is fast enough and the next one.
 
     Args:
-        timed: (share in (0, 1), number of the try) -> time in parts of the whole network's, or None where so small a
-            share cannot be reached.
-        limit: In the same parts.
-        tries: Most calls of `timed`.
+        times: By share, in parts of the whole network's; None where so small a share cannot be reached.
+        limit: Largest time that is fast enough.
+        num: How many.
 
-    >>> round(largest_share(lambda share, number: 0.1 + 0.9 * share, 0.55, tries=8), 2)
-    0.49
+    >>> [round(share, 2) for share in next_shares({0.1: None, 0.2: 0.4, 0.8: 0.6}, 0.5, 1)]
+    [0.4]
     """
-    wanted = (1 + CLOSE) / 2 * limit
-    low, high, share = 0.0, 1.0, wanted
-    fitting, slowest = None, 1.0
-    sides: list[bool] = []
-    for number in range(tries):
-        spent = timed(share, number)
-        sides.append(spent is None or spent <= limit)
-        if spent is None:
-            low = share
-        elif spent <= limit:
-            low, fitting = share, spent
-        else:
-            high, slowest = share, spent
-        if high - low < SMALLEST or (spent is not None and CLOSE * limit <= spent <= limit):
-            break
-        is_stuck = sides[-2:] in ([True, True], [False, False])
-        part = 0.5 if fitting is None or is_stuck else (wanted - fitting) / max(slowest - fitting, 1e-9)
-        share = low + min(0.9, max(0.1, part)) * (high - low)
-    return 0.0 if fitting is None else low
+    low = max((share for share, spent in times.items() if spent is None or spent <= limit), default=LEAST)
+    high = min((share for share in times if share > low), default=1.0)
+    return [low * (high / low) ** (number / (num + 1)) for number in range(1, num + 1)]
+
+
+def _times(
+    cutter: Cutter, ways: Mapping[str, Any], wanted: Mapping[str, Sequence[float]], settings: Mapping[str, Any]
+) -> dict[str, list[float | None]]:
+    """Return by way the latencies at its shares in parts of the uncut network's; None where a share is out of reach."""
+    pairs = [(name, share) for name, shares in wanted.items() for share in shares]
+    x_BCHW = cutter.model.input.example(settings["aim"]["batch"]).numpy()
+    timing = {"rounds": settings["search_rounds"], "warmup": 3, "pause_s": settings["search_pause_s"]}
+    with TemporaryDirectory(prefix="secateur-") as folder:
+        paths = {"uncut": onnx_from_model(cutter.model, Path(folder) / "uncut.onnx").path}
+        for number, (name, share) in enumerate(track(pairs, total=len(pairs), what="cut by Torch-Pruning")):
+            try:
+                cut = cutter(share, Way(**ways[name]))
+            except ValueError:
+                continue
+            paths[str(number)] = onnx_from_model(cut, Path(folder) / f"{number}.onnx").path
+        found = []
+        for _ in range(settings["search_sessions"]):
+            sessions = {name: OnnxSession(path) for name, path in paths.items()}
+            times = paired_sessions(sessions, x_BCHW, **timing)
+            found.append({name: times.ratio(name, "uncut").value for name in sessions})
+    spent = iter([median(one[str(n)] for one in found) if str(n) in paths else None for n in range(len(pairs))])
+    return {name: [next(spent) for _ in shares] for name, shares in wanted.items()}
 
 
 def _judged(cell: Cell, cutter: Cutter, share: float, way: Way) -> float:
@@ -261,22 +263,13 @@ def _judged(cell: Cell, cutter: Cutter, share: float, way: Way) -> float:
     return on_validation(cut.module, cutter.task, limit=cell.settings["test_limit"])
 
 
-def _time(cutter: Cutter, clock: Clock, share: float, way: Way, *, sessions: int) -> float | None:
-    """Return the latency in parts of the uncut network's; None where nothing so small can be reached."""
-    try:
-        cut = cutter(share, way)
-    except ValueError:
-        return None
-    return float(median(clock.measure(cut)["ratio"] for _ in range(sessions)))
-
-
 def conclude(table: Table) -> Verdict:
     """At each speed: our best with their best, what blocks and the teacher add, and every allocator with uniform."""
     sentences: list[str] = []
     ideas: dict[str, list[str]] = {}
     for tail in _aims(table):
         tuned, where = _reached(table, tail), f"at {_said(tail)}"
-        compared = partial(_compared, table, tuned, where)
+        compared = partial(_compared, table, tuned, tail)
         taught, theirs = f"{TAUGHT}{tail}", [name for name in tuned if name.startswith(THEIRS)]
         ours = [name for name in tuned if name not in (*theirs, taught)]
         if theirs:
@@ -299,18 +292,22 @@ def conclude(table: Table) -> Verdict:
                 ideas.setdefault(idea.strip(), []).extend(found)
         sentences += out
     if not sentences:
-        return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
-    said = {idea: " ".join(ideas.get(idea, ())) or f"{judge} is not measured yet." for idea, judge in JUDGES.items()}
+        headline = f"{len(table.rows)} cells are measured, too few to compare."
+        return Verdict(headline=headline, table=_markdown(table), ideas=dict.fromkeys(IDEAS, ""))
+    said = {idea: " ".join(ideas.get(idea, ())) for idea in IDEAS}
     headline = sentences[0][:1].upper() + sentences[0][1:]
     return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=said)
 
 
-def _compared(table: Table, tuned: Mapping[str, dict[int, float]], where: str, name: str, other: str) -> list[str]:
+def _compared(table: Table, tuned: Mapping[str, dict[int, float]], tail: str, name: str, other: str) -> list[str]:
     """Return the sentence on two rows, or nothing where they have no seed in common."""
     if not set(tuned.get(name, ())) & set(tuned.get(other, ())):
         return []
-    is_short = table.of(other)[0].cell.settings.get("tries", SEARCH["tries"]) < SEARCH["tries"]
+    is_short = len(table.of(other)[0].cell.settings.get("ways", TP_WAYS)) < len(TP_WAYS)
     rival = f"{spoken(other)}, searched briefly," if is_short else spoken(other)
+    path = f"faster.onnxruntime, batch {tail.partition(',b')[2]}.value"
+    measured = " and ".join(f"{fmean(table.values(row, path).values()):.2f}x" for row in (name, other))
+    where = f"at {_said(tail).removesuffix(')')}; in the end {measured})"
     return [comparison(spoken(name), tuned[name], rival, tuned[other], where=where)]
 
 
@@ -373,7 +370,7 @@ def figures(table: Table) -> dict[str, str]:
 
 STUDY = Study(
     title="How much should each layer lose, if what counts is measured latency?",
-    ideas=("A5", "C1", "D1", "D2", "D7"),
+    ideas=IDEAS,
     presets={"quick": quick, "full": full},
     run=run,
     conclude=conclude,

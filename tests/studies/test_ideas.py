@@ -53,6 +53,10 @@ def test_a_verdict_comes_from_the_most_telling_complete_results(tmp_path):
     partial = {**results, "preset": "full", "headline": "full says so.", "ideas": {}, "missing": ["a@1"]}
     (folder / "results" / "full.json").write_text(json.dumps(partial))
     assert ideas.verdicts_by_idea(root)["C3"] == [f"{link}: quick says so. (quick)"]
+    (folder / "results" / "quick.json").write_text(json.dumps(results | {"ideas": {"C9": ""}}))
+    assert ideas.verdicts_by_idea(root)["C9"] == [f"{link}: full says so. (full, not complete)"], "quick has no word"
+    (folder / "results" / "full.json").write_text(json.dumps(partial | {"ideas": {"C9": ""}}))
+    assert ideas.verdicts_by_idea(root)["C9"] == [f"{link}: not judged yet"]
     (folder / "results" / "full.json").write_text(json.dumps(partial | {"missing": []}))
     assert ideas.verdicts_by_idea(root)["C3"] == [f"{link}: full says so. (full)"]
 
