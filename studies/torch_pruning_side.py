@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -121,11 +121,33 @@ class Cutter:
         self.gradients: dict[str, Tensor] = {}
 
     def __call__(self, macs_ratio: float, way: Way) -> Model:
-        """Cut."""
+        """Cut.
+
+        Raises:
+            ValueError: No network is that small this way.
+        """
+        [cut] = self.several([macs_ratio], way)
+        if cut is None:
+            raise ValueError(
+                f"Torch-Pruning reaches no network with {macs_ratio:.2g} of the multiply-adds this way: {way}."
+            )
+        return cut
+
+    def several(self, macs_ratios: Sequence[float], way: Way) -> list[Model | None]:
+        """Return what the pruner cuts for each of several parts, None for those out of reach."""
+        if way.steps == 1:
+            return [self._cut([ratio], way)[0] for ratio in macs_ratios]
+        return self._cut(macs_ratios, way)
+
+    def _cut(self, macs_ratios: Sequence[float], way: Way) -> list[Model | None]:
         with seeded(self.seed, "torch-pruning", self.importance):
             pruning = _Pruning(self, way)
-            limit = macs_ratio * macs(self.model.module, pruning.x_BCHW)
-            module = pruning.at_once(limit) if way.steps == 1 else pruning.in_steps(limit)
+            whole = macs(self.model.module, pruning.x_BCHW)
+            limits = [ratio * whole for ratio in macs_ratios]
+            modules = [pruning.at_once(limits[0])] if way.steps == 1 else pruning.in_steps(limits)
+        return [None if module is None else self._unwrapped(module) for module in modules]
+
+    def _unwrapped(self, module: nn.Module) -> Model:
         for path, layer in list(module.named_modules()):
             if isinstance(layer, Decoupled):
                 _put(module, path, layer.real)
@@ -162,8 +184,8 @@ class _Pruning:
                 layer.is_traced = False
         return module, pruner
 
-    def at_once(self, limit: float) -> nn.Module:
-        """Cut once, to the smallest ratio that fits; scores are computed on the whole network."""
+    def at_once(self, limit: float) -> nn.Module | None:
+        """Cut once, to the smallest ratio that fits, None without one; scores are computed on the whole network."""
         scorer = IMPORTANCES[self.importance]()
         module, pruner = self.pruner(scorer, 1.0)
         self.backward(module, scorer)
@@ -178,20 +200,27 @@ class _Pruning:
             pruner.importance = lambda group, own=copied: scores[_root(own, group)]
             pruner.step()
             low, high, fits = (low, ratio, copied) if macs(copied, self.x_BCHW) <= limit else (ratio, high, fits)
-        if fits is None:
-            raise ValueError(f"Torch-Pruning reaches no network within {limit:,.0f} multiply-adds this way.")
         return fits
 
-    def in_steps(self, limit: float) -> nn.Module:
-        """Cut a little, score what is left, and so on; gradients are those of the whole network."""
+    def in_steps(self, limits: Sequence[float]) -> list[nn.Module | None]:
+        """Cut a little, score what is left, and so on; gradients are those of the whole network.
+
+        Returns:
+            For each limit the first network within it, None where there is none.
+        """
         scorer = IMPORTANCES[self.importance]()
         module, pruner = self.pruner(scorer, 1.0)
         self.backward(module, scorer)
+        found: list[nn.Module | None] = [None for _ in limits]
         for _ in range(self.way.steps):
-            if macs(module, self.x_BCHW) <= limit:
-                return module
+            left = macs(module, self.x_BCHW)
+            for number, limit in enumerate(limits):
+                if found[number] is None and left <= limit:
+                    found[number] = copy.deepcopy(module)
+            if None not in found:
+                break
             pruner.step()
-        raise ValueError(f"Torch-Pruning reaches no network within {limit:,.0f} multiply-adds this way.")
+        return found
 
     def backward(self, module: nn.Module, scorer: Any) -> None:
         """Leave in `module`, or in the scorer, the gradients that the importance looks at.

@@ -41,6 +41,10 @@ class Journal:
             self.num_new += 1
         return self._known[what, key]
 
+    def knows(self, what: str, key: str) -> bool:
+        """Return whether `get` would answer without finding out."""
+        return (what, key) in self._known
+
     def learn(self, what: str, key: str, value: Any) -> None:
         """Write down what another process found; it replaces what is known."""
         if (what, key) not in self._known or self._known[what, key] != value:

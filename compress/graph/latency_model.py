@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor, nn
 
 from compress.graph.cost_model import CostModel
 from compress.graph.units import is_inside
-from compress.measure.latency_table import LatencyTable, layer_kinds, widths_of
+from compress.measure.latency_table import LatencyTable, Layer, layer_kinds, widths_of
 
 #: Narrower layers are read as they are.
 EXACT = 8
@@ -57,8 +57,16 @@ class LatencyModel:
 
     def layers_ms(self, kept: Mapping[str, Tensor], dropped: Sequence[str] = ()) -> float:
         """Return the sum over the layers that the table holds, not scaled."""
+        self.prepare([(kept, dropped)])
+        return sum(self._table.layer_ms(*layer) for layer in self._layers(kept, dropped))
+
+    def prepare(self, networks: Iterable[tuple[Mapping[str, Tensor], Sequence[str]]]) -> None:
+        """Let the table time in turns all layers of networks (kept, dropped) that it does not know yet."""
+        self._table.prepare(layer for network in networks for layer in self._layers(*network))
+
+    def _layers(self, kept: Mapping[str, Tensor], dropped: Sequence[str]) -> Iterator[Layer]:
+        """Yield what the table is asked for."""
         widths = self._counts.widths(kept)
-        total = 0.0
         for path, kinds in self._kinds.items():
             if path not in widths or is_inside(path, list(dropped)):
                 continue
@@ -67,8 +75,7 @@ class LatencyModel:
             for kind in kinds:
                 own_out = snapped(out, whole_out, kind.groups)
                 own_in = own_out if kind.kind == "depthwise" else snapped(in_, whole_in, kind.groups)
-                total += self._table.layer_ms(kind, own_in, own_out)
-        return total
+                yield kind, own_in, own_out
 
     def calibrate(self, layers_ms: Sequence[float], measured_ms: Sequence[float]) -> None:
         """Fit scale and floor to networks whose latency was measured, by least squares of the relative errors.

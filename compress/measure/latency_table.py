@@ -7,9 +7,10 @@ turns, so that what a call costs beside its layers drops out, and so does a chan
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,15 @@ from compress.core.registry import Piece
 from compress.core.stage import Entry
 from compress.core.task import InputSpec
 from compress.measure.measures import evaluating
-from compress.measure.runtimes import paired_sessions
+from compress.measure.paired import paired_latency
 
 #: Pairs of layers in a row, there and back, when a layer does not change the size of its map.
 NUM_PAIRS = 3
-#: Rest between the parts of a measurement: a layer's samples last milliseconds, and so do hiccups of the machine.
+#: Rest between the parts of a measurement, for each layer that is measured: a layer's samples last milliseconds, and so
+#: do hiccups of the machine.
 PAUSE_S = 0.02
+#: Layers that are timed in turns at most; bytes that their maps may take together, and how often each map is held.
+TOGETHER, MEMORY_MAX, COPIES = 100, 2**30, 8
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,10 @@ class _Pooled(nn.Module):
         return y.mean((2, 3)) if y.ndim == 4 else y
 
 
+#: (kind, input channels, output channels).
+Layer = tuple[LayerKind, int, int]
+
+
 class LatencyTable:
     """Milliseconds of layers by kind and numbers of channels, timed when first asked for.
 
@@ -130,30 +138,75 @@ class LatencyTable:
         There and back count alike: for a layer that keeps the size of its map, the time is the mean of
         (in → out) and (out → in), which is what a residual block pays for both together.
         """
-        if kind.keeps_size and kind.kind != "linear":
-            in_, out = sorted((in_, out))
-        key = json.dumps([self.runtime.as_json(), self.batch, asdict(kind), in_, out], sort_keys=True)
-        found: float = self._journal.get("layer_ms", key, lambda: self._timed(kind, in_, out))
+        layer = _sorted(kind, in_, out)
+        found: float = self._journal.get("layer_ms", self._key(layer), lambda: self._timed([layer])[0])
         return found
 
-    def _timed(self, kind: LayerKind, in_: int, out: int) -> float:
-        """Time a network with the layers against one without, in turns."""
-        prefix = [kind.before(in_)]
-        if kind.keeps_size:
-            layers = [layer for _ in range(NUM_PAIRS) for layer in (kind.make(in_, out), kind.make(out, in_))]
-        else:
-            layers = [kind.make(in_, out)]
-        networks = {"without": _Pooled(*prefix), "with": _Pooled(*prefix, *layers)}
-        spec = InputSpec(shape=(in_, *kind.size), mean=(0.0,) * in_, std=(1.0,) * in_, class_names=("x",))
-        x_BCHW = spec.example(self.batch).numpy().astype(np.float32)
+    def prepare(self, layers: Iterable[Layer]) -> None:
+        """Time the layers that nobody has asked for yet, many of them in turns.
+
+        A machine that others use has states of seconds, in which narrow layers are slower than in others while wide
+        ones are not. One after the other, each layer would meet a state of its own; in turns, all meet the same ones.
+        """
+        wanted = dict.fromkeys(_sorted(*layer) for layer in layers)
+        unknown = [layer for layer in wanted if not self._journal.knows("layer_ms", self._key(layer))]
+        for some in self._portions(unknown):
+            for layer, spent_ms in zip(some, self._timed(some), strict=True):
+                self._journal.learn("layer_ms", self._key(layer), spent_ms)
+
+    def _key(self, layer: Layer) -> str:
+        kind, in_, out = layer
+        return json.dumps([self.runtime.as_json(), self.batch, asdict(kind), in_, out], sort_keys=True)
+
+    def _portions(self, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+        """Yield the layers in portions that fit into memory together."""
+        portion: list[Layer] = []
+        filled = 0
+        for kind, in_, out in layers:
+            need = COPIES * 4 * self.batch * (in_ + out) * kind.size[0] * kind.size[1]
+            if portion and (filled + need > MEMORY_MAX or len(portion) == TOGETHER):
+                yield portion
+                portion, filled = [], 0
+            portion.append((kind, in_, out))
+            filled += need
+        if portion:
+            yield portion
+
+    def _timed(self, layers: Sequence[Layer]) -> list[float]:
+        """Time for each layer a network that has it against one without, all in turns."""
+        calls: dict[Any, Callable[[], object]] = {}
+        pairs = []
         with ExitStack() as stack:
-            sessions = {
-                name: stack.enter_context(self.runtime(Entry.of(_lone(network, spec))))
-                for name, network in networks.items()
-            }
-            times = paired_sessions(sessions, x_BCHW, rounds=self._rounds, warmup=3, pause_s=PAUSE_S)
-        gap_R = np.array(times.samples_ms["with"]) - np.array(times.samples_ms["without"])
-        return max(0.0, float(np.median(gap_R)) / len(layers))
+            for layer in layers:
+                kind, in_, _ = layer
+                row = _row(*layer)
+                before = (kind.kind == "linear", kind.size, in_)
+                pairs.append((layer, before, len(row)))
+                spec = InputSpec(shape=(in_, *kind.size), mean=(0.0,) * in_, std=(1.0,) * in_, class_names=("x",))
+                x_BCHW = spec.example(self.batch).numpy().astype(np.float32)
+                for name, behind in ((before, []), (layer, row)):
+                    if name not in calls:
+                        network = _lone(_Pooled(kind.before(in_), *behind), spec)
+                        session = stack.enter_context(self.runtime(Entry.of(network)))
+                        calls[name] = partial(session.infer, x_BCHW)
+            named = {str(number): call for number, call in enumerate(calls.values())}
+            times = paired_latency(named, rounds=self._rounds, warmup=3, pause_s=PAUSE_S * len(layers))
+        samples = dict(zip(calls, (np.array(one) for one in times.samples_ms.values()), strict=True))
+        return [max(0.0, float(np.median(samples[layer] - samples[before])) / num) for layer, before, num in pairs]
+
+
+def _sorted(kind: LayerKind, in_: int, out: int) -> Layer:
+    """Return a layer by the name that it and its way back have in common."""
+    if kind.keeps_size and kind.kind != "linear":
+        in_, out = sorted((in_, out))
+    return kind, in_, out
+
+
+def _row(kind: LayerKind, in_: int, out: int) -> list[nn.Module]:
+    """Return the layers that are timed together: there and back where there is a way back."""
+    if not kind.keeps_size:
+        return [kind.make(in_, out)]
+    return [layer for _ in range(NUM_PAIRS) for layer in (kind.make(in_, out), kind.make(out, in_))]
 
 
 def _lone(network: nn.Module, spec: InputSpec) -> Model:

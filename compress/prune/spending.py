@@ -11,6 +11,7 @@ from compress.core.budget import Budget, Cost, Infeasible, RelativeBudget
 from compress.graph.cost_model import COUNTED, CostModel
 from compress.graph.latency_model import LatencyModel
 from compress.graph.units import BLOCKS, Block
+from compress.prune.allocators.family import prepare
 
 #: Quantities that are foreseen while allocating and measured on the network that was cut.
 FORESEEN = ("latency_ms", "size_bytes")
@@ -61,18 +62,35 @@ class Amounts:
 
     def quantity(self, name: str) -> Callable[[Mapping[str, Tensor]], float]:
         """Return the function from masks to the amount of one quantity of a `Cost`."""
+        if name == "latency_ms":
+            assert self._latency is not None, "a latency limit needs a table"
+            return ForeseenLatency(self._latency, self._blocks)
 
         def amount(masks: Mapping[str, Tensor]) -> float:
             kept, dropped = split_masks(masks, self._blocks)
-            if name == "latency_ms":
-                assert self._latency is not None, "a latency limit needs a table"
-                return self._latency(kept, dropped)
             if name == "size_bytes":
                 return PARAMETER_BYTES * self._counts.params(kept, dropped)
             return float(self._counts.quantity(name)(kept, dropped))
 
         amount.__name__ = name
         return amount
+
+
+class ForeseenLatency:
+    """Latency in milliseconds as a function of masks; layers of masks that it is told of are timed in turns."""
+
+    __name__ = "latency_ms"
+
+    def __init__(self, latency: LatencyModel, blocks: Sequence[Block]) -> None:
+        self._latency, self._blocks = latency, tuple(blocks)
+
+    def __call__(self, masks: Mapping[str, Tensor]) -> float:
+        """Return the latency of what masks keep."""
+        return self._latency(*split_masks(masks, self._blocks))
+
+    def prepare(self, choices: Sequence[Mapping[str, Tensor]]) -> None:
+        """Time what the table does not know yet of several choices that will be asked for."""
+        self._latency.prepare(split_masks(masks, self._blocks) for masks in choices)
 
 
 def limits_at(depth: float, start: Cost, target: Budget) -> dict[str, float]:
@@ -124,6 +142,11 @@ class LargestPart:
     def __call__(self, kept: Mapping[str, Tensor]) -> float:
         """Return the part for masks by group."""
         return max(quantity(kept) / self._limits[name] for name, quantity in self._quantities.items())
+
+    def prepare(self, choices: Sequence[Mapping[str, Tensor]]) -> None:
+        """Tell those quantities that prepare themselves which masks they will be asked for."""
+        for quantity in self._quantities.values():
+            prepare(quantity, choices)
 
     def refusal(self, kept: Mapping[str, Tensor]) -> NothingFits:
         """Return the error for masks that are the smallest choice and still do not fit."""

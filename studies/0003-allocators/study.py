@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import fmean, median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from compress.core.budget import Infeasible
 from compress.core.progress import track
-from compress.measure.runtimes import paired_sessions
 from compress.prune.allocators import ALLOCATORS
 from compress.run import task_of
 from compress.studies import Bench, Cell, Study, Table, Verdict
 from compress.studies.statistics import best_of, comparison, estimate
-from deploy.export.onnx_from_model import onnx_from_model
-from deploy.runtime.onnxruntime import OnnxSession
 from studies.charts import Dot, dots_chart
 from studies.protocol import (
     PAUSE_S,
@@ -36,6 +31,7 @@ from studies.protocol import (
 )
 from studies.tables import by_mean, caption, factor, markdown, percent, speeds, spoken
 from studies.torch_pruning_side import Cutter, Way
+from studies.turns import exported, timed_in_turns
 
 THEIRS, BASELINE = "tp_", "uniform"
 BASE: dict[str, Any] = {
@@ -237,24 +233,16 @@ def _times(
     cutter: Cutter, ways: Mapping[str, Any], wanted: Mapping[str, Sequence[float]], settings: Mapping[str, Any]
 ) -> dict[str, list[float | None]]:
     """Return by way the latencies at its shares in parts of the uncut network's; None where a share is out of reach."""
-    pairs = [(name, share) for name, shares in wanted.items() for share in shares]
     x_BCHW = cutter.model.input.example(settings["aim"]["batch"]).numpy()
-    timing = {"rounds": settings["search_rounds"], "warmup": 3, "pause_s": settings["search_pause_s"]}
-    with TemporaryDirectory(prefix="secateur-") as folder:
-        paths = {"uncut": onnx_from_model(cutter.model, Path(folder) / "uncut.onnx").path}
-        for number, (name, share) in enumerate(track(pairs, total=len(pairs), what="cut by Torch-Pruning")):
-            try:
-                cut = cutter(share, Way(**ways[name]))
-            except ValueError:
-                continue
-            paths[str(number)] = onnx_from_model(cut, Path(folder) / f"{number}.onnx").path
-        found = []
-        for _ in range(settings["search_sessions"]):
-            sessions = {name: OnnxSession(path) for name, path in paths.items()}
-            times = paired_sessions(sessions, x_BCHW, **timing)
-            found.append({name: times.ratio(name, "uncut").value for name in sessions})
-    spent = iter([median(one[str(n)] for one in found) if str(n) in paths else None for n in range(len(pairs))])
-    return {name: [next(spent) for _ in shares] for name, shares in wanted.items()}
+    networks = {"uncut": cutter.model}
+    for name in track(wanted, total=len(wanted), what="cut by Torch-Pruning in all ways"):
+        cuts = cutter.several(wanted[name], Way(**ways[name]))
+        networks |= {f"{name}-{number}": cut for number, cut in enumerate(cuts) if cut is not None}
+    timing = {"rounds": settings["search_rounds"], "pause_s": settings["search_pause_s"]}
+    with exported(networks) as files:
+        found = [timed_in_turns(files, x_BCHW, **timing) for _ in range(settings["search_sessions"])]
+    spent = {name: median(times.ratio(name, "uncut").value for times in found) for name in networks}
+    return {name: [spent.get(f"{name}-{number}") for number in range(len(wanted[name]))] for name in wanted}
 
 
 def _judged(cell: Cell, cutter: Cutter, share: float, way: Way) -> float:

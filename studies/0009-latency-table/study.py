@@ -13,14 +13,13 @@ from torch import Tensor
 
 from compress.core.journal import Journal
 from compress.core.model import BUILDERS, Model
+from compress.core.progress import track
 from compress.core.random import generator
-from compress.core.stage import Entry
 from compress.graph.cost_model import CostModel
 from compress.graph.groups import find_blocks, trace_groups
 from compress.graph.latency_model import LatencyModel
 from compress.graph.surgery import apply, plan_from_kept
 from compress.graph.units import ChannelGroup
-from compress.measure.clock import Clock
 from compress.measure.latency_table import LatencyTable
 from compress.measure.runtimes import RUNTIMES
 from compress.prune.sensitivity import spearman
@@ -30,13 +29,14 @@ from compress.studies.statistics import Estimate, comparison, estimate
 from studies.charts import scatter_chart
 from studies.protocol import data_of
 from studies.tables import markdown
+from studies.turns import exported, timed_in_turns
 
 BATCHES = (1, 64)
 #: The claim: at most this median error, and at least this rank correlation, at both batches.
 ERROR_MAX, RANK_MIN = 0.08, 0.95
 #: "levels": what share of the channels a network keeps, between these two. "spread": the share of one group lies within
 #: this part of the level around it. "calibration": levels of the networks that fit scale and floor; the first is whole.
-#: "timings": how often each network is timed, an even number, in sessions of its own each time.
+#: "timings": how often the networks are timed, all in turns with each other, an even number; in new sessions each time.
 BASE: dict[str, Any] = {
     "task": "cifar10",
     "builder": {"name": "resnet_cifar", "depth": 56},
@@ -47,8 +47,8 @@ BASE: dict[str, Any] = {
     "calibration": [1.0, 0.8, 0.6, 0.45, 0.3],
     "most_blocks": 0.3,
     "timings": 4,
-    "rounds": 5,
-    "pause_s": 0.0,
+    "rounds": 8,
+    "pause_s": 0.5,
 }
 #: What is judged, by its name in the results: how it is called in the table, and in sentences.
 WAYS = {
@@ -66,11 +66,10 @@ def quick() -> Iterator[Cell]:
 
 
 def full() -> Iterator[Cell]:
-    """The same with other networks and tables, four times, in more rounds with pauses between them."""
+    """The same with other networks and tables, four times, with longer pauses."""
     for seed in range(4):
         for batch in BATCHES:
-            settings = {**BASE, "batch": batch, "rounds": 8, "pause_s": 0.1}
-            yield Cell(name=f"batch={batch}", seed=seed, settings=settings)
+            yield Cell(name=f"batch={batch}", seed=seed, settings={**BASE, "batch": batch, "pause_s": 2.0})
 
 
 def run(cell: Cell, bench: Bench) -> dict[str, Any]:
@@ -85,13 +84,15 @@ def run(cell: Cell, bench: Bench) -> dict[str, Any]:
     latency = LatencyModel(model.module, counts, x_BCHW, table)
     numbers = range(len(settings["calibration"]) + settings["networks"])
     networks = [drawn(model, groups, settings, cell.seed, number) for number in numbers]
+    latency.prepare(networks)
     layers_ms = [latency.layers_ms(*network) for network in networks]
     macs = [float(counts.macs(*network)) for network in networks]
-    timings = [
-        _timed(bench, f"timing-{number}", model, groups, networks, settings) for number in range(settings["timings"])
+    cuts = [
+        apply(model, plan_from_kept(groups, kept, blocks), stage="study", config={}) for kept, blocks in networks[1:]
     ]
-    reference_ms = float(np.median([row["reference_ms"] for rows in timings for row in rows]))
-    times_TN = reference_ms * np.array([[row["ratio"] for row in rows] for rows in timings])
+    timings = _timed(bench, [model, *cuts], settings)
+    reference_ms = float(np.median([timing["reference_ms"] for timing in timings]))
+    times_TN = reference_ms * np.array([timing["ratios"] for timing in timings])
     measured_ms, even_ms, odd_ms = (np.median(part, 0).tolist() for part in (times_TN, times_TN[::2], times_TN[1::2]))
     num = len(settings["calibration"])
     sums = {"table": layers_ms, "macs": macs}
@@ -136,26 +137,22 @@ def drawn(
     return kept, [name for name in names if float(torch.rand(1, generator=chance)) < part]
 
 
-def _timed(
-    bench: Bench,
-    what: str,
-    model: Model,
-    groups: tuple[ChannelGroup, ...],
-    networks: Sequence[tuple[dict[str, Tensor], list[str]]],
-    settings: Mapping[str, Any],
-) -> list[dict[str, float]]:
-    """Build every network and time it in turns with the whole one, in sessions of this call's own."""
-    runtime, timing = RUNTIMES.bind(settings["runtime"]), {key: settings[key] for key in ("rounds", "pause_s")}
+def _timed(bench: Bench, models: Sequence[Model], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Time all networks in turns, in new sessions each time: parts of the first one's time, and that in ms."""
+    names = [str(number) for number in range(len(models))]
+    x_BCHW = models[0].input.example(settings["batch"]).numpy()
+    pace = {"rounds": settings["rounds"], "pause_s": settings["pause_s"]}
 
-    def measure(clock: Clock, kept: dict[str, Tensor], blocks: list[str]) -> dict[str, float]:
-        cut = apply(model, plan_from_kept(groups, kept, blocks), stage="study", config={})
-        found = clock.measure(cut)
-        return {"ratio": found["ratio"], "reference_ms": found["reference_ms"]}
+    def measure(files: Mapping[str, Path], seed: int) -> dict[str, Any]:
+        times = timed_in_turns(files, x_BCHW, **pace, seed=seed)
+        return {
+            "ratios": [times.ratio(name, names[0]).value for name in names],
+            "reference_ms": times.median_ms[names[0]],
+        }
 
-    with Clock.against(Entry.of(model), runtime, batch=settings["batch"], **timing) as clock:
-        return [
-            bench.once(f"{what}-{number}", partial(measure, clock, *network)) for number, network in enumerate(networks)
-        ]
+    with exported(dict(zip(names, models, strict=True))) as files:
+        numbers = track(range(settings["timings"]), total=settings["timings"], what="time all networks")
+        return [bench.once(f"timing-{number}", partial(measure, files, number)) for number in numbers]
 
 
 def _fitted(latency: LatencyModel, sums: Sequence[float], measured_ms: Sequence[float]) -> dict[str, float]:

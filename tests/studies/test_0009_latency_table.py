@@ -11,6 +11,7 @@ from compress.core.model import BUILDERS, Model
 from compress.graph.cost_model import CostModel
 from compress.graph.groups import trace_groups
 from compress.measure.latency_table import LatencyTable
+from compress.measure.paired import PairedLatency
 from compress.run import task_of
 from compress.studies import Bench, Cell, Row, Table
 from tests.studies.tiny import module_of
@@ -19,7 +20,6 @@ catalogue.load()
 STUDY = module_of("0009")
 TINY = {**STUDY.BASE, "task": "digits", "builder": {"name": "resnet_cifar", "depth": 8, "width": 16}, "networks": 6}
 BATCH = {"batch": 1, "rounds": 1, "timings": 4}
-NUM = len(TINY["calibration"]) + TINY["networks"]
 
 
 def tiny_model():
@@ -30,23 +30,24 @@ class Affine:
     """A clock by which every network takes a floor and a time in proportion to its multiply-adds."""
 
     calls = 0
-    opened = 0
     stop_after = 10**6
     drift = 1.0
 
-    @classmethod
+    @staticmethod
     @contextmanager
-    def against(cls, reference, runtime, **_):
-        cls.opened += 1
-        yield cls()
+    def exported(networks):
+        yield networks
 
-    def measure(self, candidate):
-        if Affine.calls == Affine.stop_after:
+    @classmethod
+    def timed_in_turns(cls, networks, x_BCHW, *, rounds, pause_s, seed):
+        if cls.calls == cls.stop_after:
             raise KeyboardInterrupt
-        Affine.calls += 1
-        model, x_BCHW = tiny_model(), candidate.input.example(1)
-        share = macs_of(candidate, x_BCHW) / macs_of(model, x_BCHW)
-        return {"ratio": (0.25 + 0.75 * share) * self.drift ** (Affine.opened - 1), "reference_ms": 2.0}
+        one_1CHW = torch.from_numpy(x_BCHW[:1])
+        macs = {name: macs_of(network, one_1CHW) for name, network in networks.items()}
+        times = {name: 0.5 + 1.5 * macs[name] / macs["0"] for name in networks}
+        samples = {name: (time * (cls.drift**cls.calls if name != "0" else 1),) for name, time in times.items()}
+        cls.calls += 1
+        return PairedLatency(samples, seed)
 
 
 def macs_of(model, x_BCHW):
@@ -55,9 +56,11 @@ def macs_of(model, x_BCHW):
 
 @pytest.fixture
 def affine(monkeypatch):
-    monkeypatch.setattr(STUDY, "Clock", Affine)
-    for name, value in {"calls": 0, "opened": 0, "stop_after": 10**6, "drift": 1.0}.items():
-        monkeypatch.setattr(Affine, name, value, raising=False)
+    for name in ("exported", "timed_in_turns"):
+        monkeypatch.setattr(STUDY, name, getattr(Affine, name))
+    for name, value in {"calls": 0, "stop_after": 10**6, "drift": 1.0}.items():
+        monkeypatch.setattr(Affine, name, value)
+    monkeypatch.setattr(LatencyTable, "prepare", lambda self, layers: None)
     monkeypatch.setattr(LatencyTable, "layer_ms", lambda self, kind, in_, out: in_ * out / 1e3)
     return Affine
 
@@ -66,34 +69,40 @@ def bench_at(path: Path) -> Bench:
     return Bench(workspace=path, scratch=path)
 
 
-def test_multiply_adds_are_fitted_with_scale_and_floor(tmp_path, affine, monkeypatch):
+def test_multiply_adds_are_fitted_with_scale_and_floor(tmp_path, affine):
     """Where the time is a floor and a part in proportion, the fitted baseline is exact and the plain one is not."""
-    monkeypatch.setattr(affine, "drift", 1.01)
     found = STUDY.run(Cell(name="batch=1", settings={**TINY, **BATCH}), bench_at(tmp_path))
     assert found["macs"]["median_error"] == pytest.approx(0, abs=1e-6)
     assert found["macs"]["rank_correlation"] == pytest.approx(1)
-    assert found["fitted"]["macs"]["floor_ms"] == pytest.approx(0.5 * (1.01 + 1.01**2) / 2)
+    assert found["fitted"]["macs"]["floor_ms"] == pytest.approx(0.5)
+    assert found["reference_ms"] == pytest.approx(2)
     assert found["proportional"]["median_error"] > 0.1
-    assert found["again"]["median_error"] == pytest.approx(0.01, rel=0.01), "timings 1 and 3 against 0 and 2"
+    assert found["again"]["median_error"] == pytest.approx(0, abs=1e-9)
     assert len(found["measured_ms"]) == TINY["networks"]
-    assert affine.opened == 4, "every timing has sessions of its own"
+
+
+def test_half_of_the_timings_are_held_against_the_other_half(tmp_path, affine, monkeypatch):
+    monkeypatch.setattr(affine, "drift", 1.01)
+    found = STUDY.run(Cell(name="batch=1", settings={**TINY, **BATCH}), bench_at(tmp_path))
+    assert found["again"]["median_error"] == pytest.approx(0.01, rel=0.01), "timings 1 and 3 against 0 and 2"
 
 
 def test_a_stopped_cell_goes_on(tmp_path, affine, monkeypatch):
     cell = Cell(name="batch=1", settings={**TINY, **BATCH})
-    monkeypatch.setattr(affine, "stop_after", 4)
+    monkeypatch.setattr(affine, "stop_after", 3)
     with pytest.raises(KeyboardInterrupt):
         STUDY.run(cell, bench_at(tmp_path))
     monkeypatch.setattr(affine, "stop_after", 10**6)
     STUDY.run(cell, bench_at(tmp_path))
-    assert affine.calls == 4 * NUM, "nothing is timed again"
+    assert affine.calls == 4, "nothing is timed again"
 
 
 @pytest.mark.slow
 def test_a_real_clock_is_read_once(tmp_path, monkeypatch):
     """What a cell measured stays what it was when the cell runs again; the table's journal has its own test."""
+    monkeypatch.setattr(LatencyTable, "prepare", lambda self, layers: None)
     monkeypatch.setattr(LatencyTable, "layer_ms", lambda self, kind, in_, out: in_ * out / 1e3)
-    settings = {**TINY, **BATCH, "networks": 3, "runtime": "torch"}
+    settings = {**TINY, **BATCH, "networks": 3, "pause_s": 0.0}
     first, again = (STUDY.run(Cell(name="batch=1", settings=settings), bench_at(tmp_path)) for _ in range(2))
     assert first == again
     assert min(first["measured_ms"]) > 0

@@ -104,6 +104,18 @@ def test_an_impossible_limit_is_refused(model, task):
             cut_by_torch_pruning(model, task, "magnitude", 1e-6, Way(reach="inside", steps=steps), **SIZES)
 
 
+@pytest.mark.parametrize("importance", ["taylor", "random"])
+@pytest.mark.parametrize("steps", [1, 50])
+def test_several_parts_at_once_are_those_of_one_after_the_other(model, task, importance, steps):
+    cutter, way = Cutter(model, task, importance, **SIZES), Way(steps=steps)
+    more, none, fewer = cutter.several([0.6, 1e-6, 0.4], way)
+    assert none is None
+    for cut, ratio in ((more, 0.6), (fewer, 0.4)):
+        alone = cutter(ratio, way).module.state_dict()
+        assert cut.module.state_dict().keys() == alone.keys()
+        assert all(torch.equal(value, alone[name]) for name, value in cut.module.state_dict().items())
+
+
 def test_chance_follows_the_seed(model, task):
     def weights(seed):
         way = Way(reach="inside")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.graph.units import BLOCKS
-from compress.prune.allocators.family import CostOf, Masks, Widths, best
+from compress.prune.allocators.family import CostOf, Masks, Widths, best, prepare
 
 #: Widths of a group that are tried at most; wider groups are walked in larger steps.
 MAX_LEVELS = 32
@@ -101,7 +101,9 @@ class Descent:
         masks, spent = dict(self.whole), self.cost(self.whole)
         yield masks
         while moves := list(self.moves(masks)):
-            after = [self.cost({**masks, move.group: move.mask_C}) for move in moves]
+            states = [{**masks, move.group: move.mask_C} for move in moves]
+            prepare(self.cost, states)
+            after = [self.cost(state) for state in states]
             saving = [Offer(moves[k], spent - rest, k) for k, rest in enumerate(after) if rest < spent]
             if saving:
                 chosen = saving[choose(masks, saving)].place

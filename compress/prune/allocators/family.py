@@ -107,6 +107,12 @@ def largest_fit(masks_at: Callable[[int], Masks], num_choices: int, cost: CostOf
     return masks_at(fits)
 
 
+def prepare(cost: CostOf, choices: Sequence[Mapping[str, Tensor]]) -> None:
+    """Tell a cost that has a method `prepare` which masks it will be asked for: what it times, it times in turns."""
+    if told := getattr(cost, "prepare", None):
+        told(choices)
+
+
 def levels_from(worths: Mapping[str, Tensor], widths: Mapping[str, Widths]) -> dict[str, list[float]]:
     """Return the levels for `raised` of a line that moves down over comparable worths.
 

@@ -18,7 +18,10 @@ class Reading:
     """A table by which a layer takes as many milliseconds as it has weights; it notes where it is read."""
 
     def __init__(self):
-        self.read = []
+        self.read, self.prepared = [], []
+
+    def prepare(self, layers):
+        self.prepared += [(kind.kind, kind.size[0], in_, out) for kind, in_, out in layers]
 
     def layer_ms(self, kind, in_, out):
         self.read.append((kind.kind, kind.size[0], in_, out))
@@ -52,6 +55,17 @@ def test_what_is_cut_and_dropped_is_not_paid_for(parts):
     assert whole - cut == 2 * 9 * 16 * (16 - 11), "10 channels are read at 11: no multiple of 4"
     assert ("conv", 16, 16, 11) in table.read
     assert latency({inner.name: mask_C}, ["layer1.0"]) == whole - 2 * 9 * 16 * 16
+
+
+def test_what_is_prepared_is_what_is_read(parts):
+    _, groups, latency, table = parts
+    half = {group.name: torch.arange(group.num_channels) < group.num_channels // 2 for group in groups}
+    latency.prepare([({}, []), (half, ["layer1.0"])])
+    prepared = list(table.prepared)
+    latency({})
+    latency(half, ["layer1.0"])
+    assert prepared == table.read
+    assert table.prepared == 2 * prepared, "a network that nobody announced is prepared as it comes"
 
 
 def test_a_line_through_measured_networks_gives_scale_and_floor(parts):

@@ -42,7 +42,12 @@ def test_a_layer_that_runs_twice_counts_twice():
 
 def test_a_layer_is_timed_once_and_the_journal_remembers(tmp_path, monkeypatch):
     timed = []
-    monkeypatch.setattr(LatencyTable, "_timed", lambda self, kind, in_, out: timed.append((in_, out)) or 1.5)
+
+    def note(self, layers):
+        timed.extend((in_, out) for _, in_, out in layers)
+        return [1.5 for _ in layers]
+
+    monkeypatch.setattr(LatencyTable, "_timed", note)
     for _ in range(2):
         table = LatencyTable(RUNTIMES.bind("torch"), Journal(tmp_path / "table.jsonl"), batch=1)
         assert table.layer_ms(CONV, 8, 4) == table.layer_ms(CONV, 4, 8) == 1.5
@@ -58,3 +63,32 @@ def test_a_layer_is_timed_once_and_the_journal_remembers(tmp_path, monkeypatch):
 def test_more_work_takes_longer(tmp_path):
     table = LatencyTable(RUNTIMES.bind("torch"), Journal(tmp_path / "table.jsonl"), batch=8, rounds=8)
     assert table.layer_ms(CONV, 256, 256) > table.layer_ms(CONV, 16, 16) >= 0
+
+
+def test_layers_that_are_prepared_are_timed_together_and_once(tmp_path, monkeypatch):
+    portions = []
+
+    def note(self, layers):
+        portions.append([(in_, out) for _, in_, out in layers])
+        return [float(in_ * out) for _, in_, out in layers]
+
+    monkeypatch.setattr(LatencyTable, "_timed", note)
+    table = LatencyTable(RUNTIMES.bind("torch"), Journal(tmp_path / "table.jsonl"), batch=1)
+    table.layer_ms(CONV, 2, 4)
+    table.prepare([(CONV, 8, 4), (CONV, 4, 8), (CONV, 4, 2), (CONV, 3, 3)])
+    table.prepare([(CONV, 4, 8)])
+    assert portions == [[(2, 4)], [(4, 8), (3, 3)]]
+    assert (table.layer_ms(CONV, 8, 4), table.layer_ms(CONV, 3, 3)) == (32, 9)
+    wide = LayerKind("conv", (3, 3), (1, 1), (1, 1), (1, 1), (1024, 1024))
+    table.prepare([(wide, 8, 8), (wide, 8, 16), (CONV, 1, 1)])
+    assert portions[2:] == [[(8, 8)], [(8, 16), (1, 1)]], "two that large do not fit into memory together"
+    again = LatencyTable(RUNTIMES.bind("torch"), Journal(tmp_path / "table.jsonl"), batch=1)
+    assert again.layer_ms(wide, 8, 16) == 128
+
+
+def test_in_turns_more_work_takes_longer_too(tmp_path):
+    table = LatencyTable(RUNTIMES.bind("torch"), Journal(tmp_path / "table.jsonl"), batch=8, rounds=8)
+    linear = LayerKind("linear")
+    table.prepare([(CONV, 16, 16), (CONV, 256, 256), (CONV, 16, 256), (linear, 64, 64)])
+    assert table.layer_ms(CONV, 256, 256) > table.layer_ms(CONV, 16, 256) > table.layer_ms(CONV, 16, 16) >= 0
+    assert table.layer_ms(linear, 64, 64) >= 0

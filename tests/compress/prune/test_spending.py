@@ -7,8 +7,9 @@ from torch import nn
 from compress.core.budget import Budget, Cost, Infeasible
 from compress.graph.cost_model import CostModel
 from compress.graph.groups import trace_groups
+from compress.graph.latency_model import LatencyModel
 from compress.prune.allocators import ALLOCATORS
-from compress.prune.spending import limits_at, spending, steerable
+from compress.prune.spending import Amounts, limits_at, spending, steerable
 
 
 def test_only_what_can_be_foreseen():
@@ -44,6 +45,35 @@ def test_two_limits_hold_at_once():
     assert model.params(kept) <= limits["params"]
     cost, limit = spending(model, {"params": 9.0})
     assert (cost({}), limit) == (model.params({}), 9.0)
+
+
+class Prepared:
+    """A table by which a layer takes as long as it has weights; it refuses what it was not told of before."""
+
+    def __init__(self):
+        self.portions, self.known = [], set()
+
+    def prepare(self, layers):
+        new = set(layers) - self.known
+        self.portions += [len(new)] if new else []
+        self.known |= new
+
+    def layer_ms(self, kind, in_, out):
+        assert (kind, in_, out) in self.known
+        return float(in_ * out)
+
+
+@pytest.mark.parametrize("limits", [{"latency_ms": 1500.0}, {"latency_ms": 1500.0, "macs": 30_000.0}])
+def test_what_is_asked_of_a_latency_table_is_prepared_together(limits):
+    counts, scores = counted()
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.Flatten(), nn.Linear(16 * 36, 4))
+    table = Prepared()
+    amounts = Amounts(counts, (), LatencyModel(module, counts, torch.randn(1, 3, 8, 8), table))
+    cost, limit = spending(amounts, limits)
+    kept = ALLOCATORS.bind("latency_knapsack", round_to=4)(scores, cost, limit, None)
+    assert amounts.quantity("latency_ms")(kept) <= 1500
+    assert cost({}) > limit, "something had to go"
+    assert max(table.portions[1:]) >= 4, "the widths of both groups are timed in turns"
 
 
 @pytest.mark.parametrize("name", sorted(ALLOCATORS))
