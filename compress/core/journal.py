@@ -46,7 +46,7 @@ class Journal:
         return (what, key) in self._known
 
     def learn(self, what: str, key: str, value: Any) -> None:
-        """Write down what another process found; it replaces what is known."""
+        """Write down what was found elsewhere or with other things; it replaces what is known."""
         if (what, key) not in self._known or self._known[what, key] != value:
             self._append({"what": what, "key": key, "value": value})
             self._known[what, key] = value

@@ -234,8 +234,9 @@ def _headline(table: Table) -> str:
         figures = f"{error.text(scale=100, digits=1)} % ({found[0]}) and {rank.text(digits=3)} ({found[1]})"
         parts.append(f"{figures} at {name.replace('=', ' ')}")
     parts += [f"nothing yet at {batch}" for batch in missing]
-    num = max(len(table.of(name)) for name in table.names)
-    seeds = f"{num} seeds" if num > 1 else "one seed, so no interval and no decision"
+    fewest, most = (count(len(table.of(name)) for name in table.names) for count in (min, max))
+    seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    seeds = seeds if most > 1 else "one seed, so no interval and no decision"
     networks = table.rows[0].cell.settings["networks"]
     return (
         f"The claim that the table foresees {networks} random networks with a median error of at most "
