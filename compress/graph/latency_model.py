@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -78,19 +79,23 @@ class LatencyModel:
                 yield kind, own_in, own_out
 
     def calibrate(self, layers_ms: Sequence[float], measured_ms: Sequence[float]) -> None:
-        """Fit scale and floor to networks whose latency was measured, by least squares of the relative errors.
+        """Fit scale and floor, which is never below 0, to measured networks: the least sum of absolute relative errors.
 
-        With one network alone, or when the fit has no sense, the floor is 0.
+        One network that met a bad minute moves such a line little. With one network alone the floor is 0.
 
         Args:
             layers_ms: Sums of layers of each network.
             measured_ms: What each took.
+
+        Source:
+            Least absolute deviations: some best line goes through two of the points, or through one and the origin.
         """
         sums_N, times_N = np.asarray(layers_ms, float), np.asarray(measured_ms, float)
-        if len(sums_N) > 1:
-            design_N2 = np.stack([sums_N, np.ones_like(sums_N)], 1) / times_N[:, None]
-            scale, floor_ms = np.linalg.lstsq(design_N2, np.ones_like(times_N), rcond=None)[0]
-            if scale > 0 and floor_ms >= 0:
-                self.scale, self.floor_ms = float(scale), float(floor_ms)
-                return
-        self.scale, self.floor_ms = float(np.mean(times_N / sums_N)), 0.0
+        lines = [(time / total, 0.0) for total, time in zip(sums_N, times_N, strict=True)]
+        for one, other in itertools.combinations(range(len(sums_N)), 2):
+            if sums_N[one] != sums_N[other]:
+                scale = (times_N[other] - times_N[one]) / (sums_N[other] - sums_N[one])
+                lines.append((scale, times_N[one] - scale * sums_N[one]))
+        possible = [(scale, floor_ms) for scale, floor_ms in lines if scale > 0 and floor_ms >= 0]
+        errors = [np.abs((scale * sums_N + floor_ms) / times_N - 1).sum() for scale, floor_ms in possible]
+        self.scale, self.floor_ms = map(float, possible[int(np.argmin(errors))])

@@ -112,7 +112,7 @@ def test_a_real_clock_is_read_once(tmp_path, monkeypatch):
 def test_networks_span_the_levels_off_the_grid():
     model = tiny_model()
     groups = trace_groups(model.module, model.input.example())
-    drawn = [STUDY.drawn(model, groups, TINY, 0, number)[0] for number in range(5, 125)]
+    drawn = [STUDY.drawn(model, groups, TINY, 0, number)[0] for number in range(11, 131)]
     widths_NG = torch.tensor([[int(kept[group.name].sum()) for group in groups] for kept in drawn])
     whole_G = torch.tensor([group.num_channels for group in groups])
     assert widths_NG.min() >= 1
@@ -125,10 +125,10 @@ def test_networks_span_the_levels_off_the_grid():
     whole, no_blocks = STUDY.drawn(model, groups, TINY, 0, 0)
     assert all(kept_C.all() for kept_C in whole.values())
     assert no_blocks == []
-    calibration = [STUDY.drawn(model, groups, TINY, seed, 4)[0] for seed in range(40)]
+    calibration = [STUDY.drawn(model, groups, TINY, seed, 8)[0] for seed in range(40)]
     kept = torch.tensor([[kept_C.float().mean() for kept_C in kept.values()] for kept in calibration])
     assert kept.mean() == pytest.approx(0.3, abs=0.03)
-    assert torch.equal(calibration[0][groups[0].name], STUDY.drawn(model, groups, TINY, 0, 4)[0][groups[0].name])
+    assert torch.equal(calibration[0][groups[0].name], STUDY.drawn(model, groups, TINY, 0, 8)[0][groups[0].name])
 
 
 def table_of(**values):

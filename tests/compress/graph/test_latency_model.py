@@ -1,5 +1,6 @@
 """What a network's latency is foreseen to be: which layers are summed, at which widths, on which line."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,9 +74,28 @@ def test_a_line_through_measured_networks_gives_scale_and_floor(parts):
     latency.calibrate([1.0, 2.0, 4.0], [2.5, 4.5, 8.5])
     assert (latency.scale, latency.floor_ms) == (pytest.approx(2), pytest.approx(0.5))
     latency.calibrate([1.0, 2.0], [1.0, 3.0])
-    assert (latency.scale, latency.floor_ms) == (pytest.approx(1.25), 0), "no floor is below 0"
+    assert (latency.scale, latency.floor_ms) == (1, 0), "no floor is below 0"
     latency.calibrate([2.0], [3.0])
     assert (latency.scale, latency.floor_ms) == (1.5, 0)
+    latency.calibrate([1.0, 2.0, 3.0, 4.0, 5.0], [2.5, 4.5, 6.5, 8.5, 30.0])
+    assert (latency.scale, latency.floor_ms) == (pytest.approx(2), pytest.approx(0.5)), "one stray network"
+    latency.calibrate([2.0, 2.0, 2.0], [3.0, 3.0, 9.0])
+    assert (latency.scale, latency.floor_ms) == (1.5, 0), "networks with equal sums"
+
+
+def test_no_other_line_is_nearer_to_the_networks(parts):
+    latency = parts[2]
+    chance = np.random.default_rng(0)
+    for _ in range(20):
+        sums_N = chance.uniform(0.2, 3, 9)
+        times_N = (sums_N * chance.uniform(0.5, 2) + chance.uniform(-0.2, 0.5)) * chance.uniform(0.7, 1.4, 9)
+
+        def loss(scale, floor_ms, sums_N=sums_N, times_N=times_N):
+            return np.abs((scale * sums_N + floor_ms) / times_N - 1).sum()
+
+        latency.calibrate(sums_N, times_N)
+        grid = [loss(scale, floor_ms) for scale in np.linspace(0.01, 4, 80) for floor_ms in np.linspace(0, 2, 80)]
+        assert loss(latency.scale, latency.floor_ms) <= min(grid) + 1e-9
 
 
 @pytest.mark.parametrize("whole", [3, 16, 30, 64, 100, 512])
