@@ -147,10 +147,13 @@ class LatencyTable:
 
         A machine that others use has states of seconds, in which narrow layers are slower than in others while wide
         ones are not. One after the other, each layer would meet a state of its own; in turns, all meet the same ones.
+        Layers that do not fit into one portion are dealt out to several like cards, so that each network, whose layers
+        follow each other, has some in all of them.
         """
         wanted = dict.fromkeys(_sorted(*layer) for layer in layers)
         unknown = [layer for layer in wanted if not self._journal.knows("layer_ms", self._key(layer))]
-        for some in self._portions(unknown):
+        num = len(list(self._portions(unknown)))
+        for some in (portion for first in range(num) for portion in self._portions(unknown[first::num])):
             for layer, spent_ms in zip(some, self._timed(some), strict=True):
                 self._journal.learn("layer_ms", self._key(layer), spent_ms)
 

@@ -264,21 +264,23 @@ def conclude(table: Table) -> Verdict:
             rival = _best(table, theirs)
             for name in ([_best(table, ours)] if ours else []) + [taught]:
                 sentences += compared(name, rival)
-        lost = [spoken(name) for name in table.names if name.endswith(tail) and name not in tuned]
-        out = [f"Out of reach {where}: {', '.join(lost)}."] if lost else []
+        lost = [name for name in table.names if name.endswith(tail) and name not in tuned]
         blocks = compared(f"{ALONE}{tail}", f"{CONTROL}{tail}")
-        if spoken(CONTROL) in lost and f"{ALONE}{tail}" in tuned:
+        if f"{CONTROL}{tail}" in lost and f"{ALONE}{tail}" in tuned:
             blocks = [f"Without blocks no network is found {where}; with blocks one is."]
         ideas.setdefault("A5", []).extend(blocks)
         ideas.setdefault("D7", []).extend(compared(f"{ALONE}{tail}", f"{BASELINE}{tail}"))
         sentences += [*blocks, *compared(taught, f"{ALONE}{tail}")]
-        for name in ours:
-            found = compared(name, f"{BASELINE}{tail}") if name != f"{BASELINE}{tail}" else []
+        for name in (name for name in ours if name != f"{BASELINE}{tail}"):
+            found = compared(name, f"{BASELINE}{tail}")
             sentences += found
-            kind = name.partition("=")[0]
-            for idea in ALLOCATORS[kind].idea.split(",") if kind in ALLOCATORS and found else ():
-                ideas.setdefault(idea.strip(), []).extend(found)
-        sentences += out
+            for idea in _ideas_of(name):
+                ideas.setdefault(idea, []).extend(found)
+        for name in (name for name in lost if f"{BASELINE}{tail}" in tuned):
+            found = [f"No network of {spoken(name)} is found {where}; of {BASELINE} one is."]
+            for idea in _ideas_of(name):
+                ideas.setdefault(idea, []).extend(found)
+        sentences += [f"Out of reach {where}: {', '.join(map(spoken, lost))}."] if lost else []
     if not sentences:
         headline = f"{len(table.rows)} cells are measured, too few to compare."
         return Verdict(headline=headline, table=_markdown(table), ideas=dict.fromkeys(IDEAS, ""))
@@ -297,6 +299,12 @@ def _compared(table: Table, tuned: Mapping[str, dict[int, float]], tail: str, na
     measured = " and ".join(f"{fmean(table.values(row, path).values()):.2f}x" for row in (name, other))
     where = f"at {_said(tail).removesuffix(')')}; in the end {measured})"
     return [comparison(spoken(name), tuned[name], rival, tuned[other], where=where)]
+
+
+def _ideas_of(name: str) -> list[str]:
+    """Return the ideas on the card of the allocator that a row is named after; none for other rows."""
+    kind = name.partition("=")[0]
+    return [idea.strip() for idea in ALLOCATORS[kind].idea.split(",")] if kind in ALLOCATORS else []
 
 
 def _best(table: Table, names: Sequence[str]) -> str:

@@ -64,13 +64,13 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     base["rounds"] = 2
     ours = {module.BASELINE: {"allocator": "uniform"}, "latency_knapsack": module.WITH_BLOCKS}
     ours |= {"with_blocks": module.WITH_BLOCKS, module.TAUGHT: module.WITH_BLOCKS}
-    ours |= {"greedy": {"allocator": "measured_greedy"}}
+    ours |= {"threshold_line": {"allocator": "threshold_line"}}
     both = {"ours": ours, "theirs": ("magnitude",), "aims": ((1.6, 64),), "seeds": (0, 1)}
     search = module.SEARCH
     cells = list(module.grid(base, curves={**module.CURVES, **sizes}, search=search, **both))
     for cell in cells:
         if "importance" not in cell.settings:
-            cell.settings["options"]["budget"] = "macs=0.001" if "greedy" in cell.name else "macs=0.625"
+            cell.settings["options"]["budget"] = "macs=0.001" if "threshold_line" in cell.name else "macs=0.625"
 
     def reached_by(cutter, share, way):
         with suppress(ValueError):
@@ -97,10 +97,12 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     verdict = module.conclude(table)
     assert "Torch-Pruning's magnitude" in verdict.headline
     assert re.search(r"at 1.6x the speed \(batch 64; in the end \d\.\d\dx and \d\.\d\dx\)", verdict.headline)
-    assert "Out of reach at 1.6x the speed (batch 64): greedy." in verdict.sentences
-    assert [row["unreachable"][:14] for row in table.of("greedy=1.6x,b64")] == ["no model fits "] * 2
+    assert "Out of reach at 1.6x the speed (batch 64): threshold line." in verdict.sentences
+    assert [row["unreachable"][:14] for row in table.of("threshold_line=1.6x,b64")] == ["no model fits "] * 2
     assert set(verdict.ideas) == {"A5", "C1", "D1", "D2", "D7"}
-    assert {idea for idea, said in verdict.ideas.items() if said} == {"D7"}, "no cell judges the others"
+    assert {idea for idea, said in verdict.ideas.items() if said} == {"C1", "D7"}, "no cell judges the others"
+    line = "No network of threshold line is found at 1.6x the speed (batch 64); of uniform one is."
+    assert verdict.ideas["C1"] == line
     assert "latency knapsack " in verdict.ideas["D7"]
     assert "Torch-Pruning" not in verdict.ideas["D7"]
     assert any(

@@ -81,7 +81,10 @@ def test_layers_that_are_prepared_are_timed_together_and_once(tmp_path, monkeypa
     assert (table.layer_ms(CONV, 8, 4), table.layer_ms(CONV, 3, 3)) == (32, 9)
     wide = LayerKind("conv", (3, 3), (1, 1), (1, 1), (1, 1), (1024, 1024))
     table.prepare([(wide, 8, 8), (wide, 8, 16), (CONV, 1, 1)])
-    assert portions[2:] == [[(8, 8)], [(8, 16), (1, 1)]], "two that large do not fit into memory together"
+    assert portions[2:] == [[(8, 8), (1, 1)], [(8, 16)]], "two that large do not fit into memory together"
+    table.prepare([(CONV, 1, out) for out in range(100, 350)])
+    assert [len(some) for some in portions[4:]] == [84, 83, 83]
+    assert all(some[0][1] < 103 and some[-1][1] > 346 for some in portions[4:]), "early and late ones in each"
     again = LatencyTable(RUNTIMES.bind("torch"), Journal(tmp_path / "table.jsonl"), batch=1)
     assert again.layer_ms(wide, 8, 16) == 128
 
