@@ -33,8 +33,8 @@ SMALL: dict[str, Any] = {"builder": {"name": "resnet_cifar", "depth": 20}, "weig
 
 
 def quick() -> Iterator[Cell]:
-    """ResNet-20, two short trainings, one learning rate, one seed, 2,000 test images."""
-    yield from grid({**BASE, **SMALL, "test_limit": 2000, "rounds": 5}, steps=(40, 120), seeds=(0,), rates=(0.03,))
+    """ResNet-20, two short trainings, one learning rate, three seeds, 2,000 test images."""
+    yield from grid({**BASE, **SMALL, "test_limit": 2000, "rounds": 5}, steps=(40, 120), seeds=(0, 1, 2), rates=(0.03,))
 
 
 def full() -> Iterator[Cell]:

@@ -14,7 +14,7 @@ from typing import Any
 from compress.studies import Bench, Cell, Study, Table, Verdict
 from compress.studies.statistics import paired
 from studies.charts import Dot, dots_chart
-from studies.tables import markdown
+from studies.tables import NOTHING, markdown
 
 ROOT = Path(__file__).parents[2]
 SIDES = {"ours": "ours", "theirs": "Torch-Pruning"}
@@ -59,16 +59,17 @@ def conclude(table: Table) -> Verdict:
         sentences.append(
             f"Groups and scores of a ResNet-50, {said} ({' and '.join(counts)}): {ours} and "
             f"{a['memory_mib']:.0f} MiB with us, {theirs} and {b['memory_mib']:.0f} MiB with Torch-Pruning; "
-            f"{_in_parts(table, which)}."
+            f"{_in_parts(table, which, 'again_s')}; without the trial cut that verifies our groups, which "
+            f"Torch-Pruning has not, {_in_parts(table, which, 'unverified_s')}."
         )
     if not sentences:
         return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
     return Verdict(headline=sentences[0], sentences=tuple(sentences[1:]), table=_markdown(table))
 
 
-def _in_parts(table: Table, which: str) -> str:
+def _in_parts(table: Table, which: str, path: str) -> str:
     """Return our time in parts of theirs, of pairs of processes that followed each other, and whether it is decided."""
-    ours, theirs = ({seed: math.log(value) for seed, value in table.values(f"{side}-{which}", "again_s").items()}
+    ours, theirs = ({seed: math.log(value) for seed, value in table.values(f"{side}-{which}", path).items()}
                     for side in SIDES)  # fmt: skip
     gap = paired(ours, theirs)
     if gap.half is None:
@@ -79,7 +80,7 @@ def _in_parts(table: Table, which: str) -> str:
 
 
 def _num_criteria(table: Table, name: str) -> int:
-    return sum(part not in ("groups", "statistics") for part in table.of(name)[0]["parts_s"])
+    return sum(part not in ("groups", "verification", "statistics") for part in table.of(name)[0]["parts_s"])
 
 
 def _medians(table: Table, name: str) -> dict[str, float]:
@@ -88,13 +89,14 @@ def _medians(table: Table, name: str) -> dict[str, float]:
 
 
 def _markdown(table: Table) -> str:
-    head = ("", "criteria", "at first, s", "again, s", "groups, s", "memory on top, MiB")
+    head = ("", "criteria", "at first, s", "again, s", "groups, s", "trial cut, s", "memory on top, MiB")
     lines = []
     for name in table.names:
         side, _, which = name.partition("-")
         found = _medians(table, name)
-        groups = median(table.values(name, "parts_s.groups").values())
-        times = (f"{found['first_s']:.2f}", f"{found['again_s']:.2f}", f"{groups:.2f}")
+        parts = [table.values(name, f"parts_s.{part}").values() for part in ("groups", "verification")]
+        times = [f"{found['first_s']:.2f}", f"{found['again_s']:.2f}"]
+        times += [f"{median(values):.2f}" if values else NOTHING for values in parts]
         lines.append((f"{SIDES[side]}, {which}", str(_num_criteria(table, name)), *times, f"{found['memory_mib']:.0f}"))
     said = "Seconds of processor time of one thread, medians over processes."
     return f"{said}\n\n{markdown(head, lines)}"
