@@ -267,7 +267,7 @@ def conclude(table: Table) -> Verdict:
         lost = [name for name in table.names if name.endswith(tail) and name not in tuned]
         blocks = compared(f"{ALONE}{tail}", f"{CONTROL}{tail}")
         if f"{CONTROL}{tail}" in lost and f"{ALONE}{tail}" in tuned:
-            blocks = [f"Without blocks no network is found {where}; with blocks one is."]
+            blocks = [f"The row {spoken(CONTROL)} finds no network {where}; the row {spoken(ALONE)} does."]
         ideas.setdefault("A5", []).extend(blocks)
         ideas.setdefault("D7", []).extend(compared(f"{ALONE}{tail}", f"{BASELINE}{tail}"))
         sentences += [*blocks, *compared(taught, f"{ALONE}{tail}")]
