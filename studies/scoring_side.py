@@ -84,7 +84,10 @@ def theirs(module: nn.Module, x_BCHW: Tensor, names: Sequence[str]) -> dict[str,
 
 
 def measured(side: str, which: str) -> dict[str, Any]:
-    """Return the parts' seconds of the second of two runs, the total of each, and the memory on top in MiB."""
+    """Return the parts' seconds of the second of two runs, the total of each, and the memory on top in MiB.
+
+    "unverified_s" is the second total without the trial cut that verifies our groups.
+    """
     torch.set_num_threads(1)
     module, x_BCHW = network()
     with torch.no_grad():

@@ -58,8 +58,9 @@ class LatencyModel:
 
     def layers_ms(self, kept: Mapping[str, Tensor], dropped: Sequence[str] = ()) -> float:
         """Return the sum over the layers that the table holds, not scaled."""
-        self.prepare([(kept, dropped)])
-        return sum(self._table.layer_ms(*layer) for layer in self._layers(kept, dropped))
+        layers = list(self._layers(kept, dropped))
+        self._table.prepare(layers)
+        return sum(self._table.layer_ms(*layer) for layer in layers)
 
     def prepare(self, networks: Iterable[tuple[Mapping[str, Tensor], Sequence[str]]]) -> None:
         """Let the table time in turns all layers of networks (kept, dropped) that it does not know yet."""
