@@ -36,7 +36,7 @@ class Component:
     """One set of positions that stand or fall together.
 
     Attributes:
-        slots: Positions by (path, axis).
+        slots: Positions by (path, axis), ascending.
         makers: Slots of layers that make these channels.
         obstacles: Why it cannot be cut; empty when it can.
         is_output: Whether an output of the network is among them.
@@ -54,18 +54,23 @@ def components(module: nn.Module, x_BCHW: Tensor) -> list[Component]:
     Raises:
         Untraceable: The network runs, but not with labels on its tensors.
     """
-    copied = copy.deepcopy(module).eval()
+    copied = _watchable(module)
     with torch.no_grad():
         copied(x_BCHW)
     if is_tight(copied):
         try:
             return _traced(loosened(copied), x_BCHW)
         except Exception:
-            copied = copy.deepcopy(module).eval()
+            copied = _watchable(module)
     try:
         return _traced(copied, x_BCHW)
     except Exception as error:
         raise Untraceable(module, error) from error
+
+
+def _watchable(module: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode with the same parameters, not copies of them: a trace changes layers only."""
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()}).eval()
 
 
 def _traced(copied: nn.Module, x_BCHW: Tensor) -> list[Component]:

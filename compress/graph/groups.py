@@ -52,13 +52,16 @@ def _found(module: nn.Module, x_BCHW: Tensor) -> tuple[ChannelGroup, ...]:
     order = {path: k for k, (path, _) in enumerate(module.named_modules())}
     layouts: dict[tuple[Slot, tuple[tuple[str, Axis, int], ...]], list[Component]] = defaultdict(list)
     obstacles: dict[str, set[str]] = defaultdict(set)
+    ordered: dict[tuple[Slot, ...], list[Slot]] = {}
     for component in components(module, x_BCHW):
         origin = min(component.makers, key=lambda slot: order[slot[0]])
         if component.obstacles and not component.is_output:
             obstacles[origin[0]] |= component.obstacles
         elif not component.is_output:
-            slots = sorted(component.slots, key=lambda slot: (order[slot[0]], slot[1] == "in", slot[1]))
-            layout = tuple((path, axis, len(component.slots[path, axis])) for path, axis in slots)
+            met = tuple(component.slots)
+            if met not in ordered:
+                ordered[met] = sorted(met, key=lambda slot: (order[slot[0]], slot[1] == "in", slot[1]))
+            layout = tuple((*slot, len(component.slots[slot])) for slot in ordered[met])
             layouts[origin, layout].append(component)
     for name, reasons in obstacles.items():
         leave_out(name, "they touch " + ", ".join(sorted(reasons)))
@@ -74,16 +77,16 @@ def _found(module: nn.Module, x_BCHW: Tensor) -> tuple[ChannelGroup, ...]:
 
 
 def _first(key: tuple[Slot, object], own: Sequence[Component]) -> int:
-    return min(min(component.slots[key[0]]) for component in own)
+    return min(component.slots[key[0]][0] for component in own)
 
 
 def _group(
     module: nn.Module, name: str, origin: Slot, layout: tuple[tuple[str, Axis, int], ...], own: Sequence[Component]
 ) -> ChannelGroup:
     """Number the components by their position in the layer that gives the name."""
-    ordered = sorted(own, key=lambda component: min(component.slots[origin]))
+    ordered = sorted(own, key=lambda component: component.slots[origin])
     members = []
     for path, axis, _ in layout:
-        index = tuple(tuple(sorted(component.slots[path, axis])) for component in ordered)
+        index = tuple(tuple(component.slots[path, axis]) for component in ordered)
         members.append(Member(path, axis, index, axis_size(module.get_submodule(path), axis)))
     return ChannelGroup(name, len(ordered), tuple(members))

@@ -55,7 +55,11 @@ class Partition:
         self.mark(high[low == FIXED], reason)
         differ = (low != high) & (low != FIXED)
         pairs = (low[differ] * self._count + high[differ]).unique().numpy()
-        for one, other in zip((pairs // self._count).tolist(), (pairs % self._count).tolist(), strict=True):
+        lows, highs = pairs // self._count, pairs % self._count
+        if len(np.unique(highs)) == len(highs) and not np.isin(highs, lows).any():
+            self._above[highs] = lows
+            return
+        for one, other in zip(lows.tolist(), highs.tolist(), strict=True):
             low_root, high_root = sorted((self._root(one), self._root(other)))
             self._above[high_root] = low_root
 

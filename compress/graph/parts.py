@@ -32,6 +32,35 @@ class Part:
 
 
 @dataclass(frozen=True)
+class FoldedPart:
+    """Kernels of a layer that makes or carries channels, and what the batch norm behind makes of them.
+
+    A channel has M positions in the layer, with K / M weights each; M is 1 but for grouped layers and heads.
+
+    Attributes:
+        path: Layer.
+        plain_CK: Kernels as the layer has them.
+        scale_CM: What the norm multiplies them by; 1 where there is none.
+        constant_CM: What it adds, with the layer's own bias.
+    """
+
+    path: str
+    plain_CK: Tensor
+    scale_CM: Tensor
+    constant_CM: Tensor
+
+    @property
+    def values(self) -> Tensor:
+        """Kernels with the norm folded in, the constants last (C, K + M).
+
+        >>> FoldedPart("a", torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]]), torch.tensor([[4.0]])).values
+        tensor([[3., 6., 4.]])
+        """
+        scale_CK = self.scale_CM.repeat_interleave(self.plain_CK.shape[1] // self.scale_CM.shape[1], 1)
+        return torch.cat([self.plain_CK * scale_CK, self.constant_CM], 1)
+
+
+@dataclass(frozen=True)
 class Moments:
     """Means and covariances of channels as one layer reads them: behind norm and activation.
 
@@ -100,7 +129,7 @@ class GroupStats:
         self._gathered = {need: tuple(parts) for need, parts in gathered.items()}
 
     def parts(self, need: str) -> tuple[Any, ...]:
-        """Return what was gathered for `need`: a Part for each member, Moments or Activity for each reader."""
+        """Return what was gathered for `need`: a part for each member, Moments or Activity for each reader."""
         if need not in self._gathered:
             declared = ", ".join(self._gathered) or "nothing"
             raise UndeclaredReadError(f"{need!r} of {self.name} was not gathered: the card needs {declared}.")
@@ -112,8 +141,8 @@ class GroupStats:
         return self.parts("weight")
 
     @property
-    def folded_parts(self) -> tuple[Part, ...]:
-        """Kernels (C, K + 1) that produce or carry the channels, the batch norm behind folded in, bias last."""
+    def folded_parts(self) -> tuple[FoldedPart, ...]:
+        """Kernels (C, K) that produce or carry the channels, and the batch norm behind each."""
         return self.parts("folded")
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from compress.graph.parts import Part
+from compress.graph.parts import FoldedPart, Part
 from compress.graph.slicers import channel_dim, is_depthwise, parameter_axis, slices_itself
 from compress.graph.units import Member
 from compress.train.folding import scale_of
@@ -74,19 +74,17 @@ class Place:
         own = rows if self._index_CM is None else rows[self._index_CM.to(value.device)]
         return own.reshape(len(self.member.index), -1).contiguous()
 
-    def folded_rows(self, norm: Any) -> Tensor:
-        """Return the kernels (C, K + 1) with a batch norm behind them folded in and the bias as last column."""
-        assert self.weight is not None
-        weight_CK, bias_S = self.rows(self.weight), getattr(self.layer, "bias", None)
-        bias_S = bias_S.detach() if isinstance(bias_S, Tensor) else weight_CK.new_zeros(self.member.size)
+    def folded_part(self, rows_CK: Tensor, norm: Any) -> FoldedPart:
+        """Return rows of the weight together with the bias and what a batch norm behind the layer does to both."""
+        bias_S = getattr(self.layer, "bias", None)
+        bias_S = bias_S.detach() if isinstance(bias_S, Tensor) else rows_CK.new_zeros(self.member.size)
         scale_S = torch.ones_like(bias_S)
         if norm is not None:
             scale_S = scale_of(norm).detach()
             shift_S = torch.zeros_like(bias_S) if norm.bias is None else norm.bias.detach()
             bias_S = (bias_S - norm.running_mean) * scale_S + shift_S
-        scale_CM, bias_CM = (self.pick(value_S[None, :, None])[0] for value_S in (scale_S, bias_S))
-        scaled_CK = weight_CK * scale_CM.repeat_interleave(weight_CK.shape[1] // scale_CM.shape[1], 1)
-        return torch.cat([scaled_CK, bias_CM], 1)
+        scale_CM, constant_CM = (self.pick(value_S[None, :, None])[0] for value_S in (scale_S, bias_S.clone()))
+        return FoldedPart(self.member.path, rows_CK, scale_CM, constant_CM)
 
     def pick(self, all_BSP: Tensor) -> Tensor:
         """Return the group's own channels (B, C, P) of all channels (B, S, P) of the axis; P has M places each."""

@@ -100,7 +100,7 @@ def _select(layer: nn.Module, name: str, kept: Kept, dim: int) -> None:
     old = getattr(layer, name)
     if old is None or kept is None:
         return
-    new = old.detach().index_select(dim, torch.tensor(kept, device=old.device)).clone()
+    new = old.detach().index_select(dim, torch.tensor(kept, device=old.device))
     setattr(layer, name, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from compress.core.random import generator
 from compress.core.task import Task
@@ -20,7 +20,7 @@ from compress.graph.collection import (
     SampleGates,
     WeightSlopes,
 )
-from compress.graph.parts import Activity, GroupStats, Moments, Part, UndeclaredReadError
+from compress.graph.parts import Activity, FoldedPart, GroupStats, Moments, Part, UndeclaredReadError
 from compress.graph.places import Place
 from compress.graph.slopes import Wanted, slopes
 from compress.graph.units import BLOCKS, Block, ChannelGroup
@@ -30,6 +30,7 @@ __all__ = [
     "GATHERERS",
     "NEEDS",
     "Activity",
+    "FoldedPart",
     "GroupStats",
     "Moments",
     "NotSeen",
@@ -101,10 +102,8 @@ def gather(
     places = {group.name: [Place(module, group.name, member) for member in group.members] for group in groups}
     found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for name, own in places.items():
-        if "weight" in needs:
-            found[name]["weight"] = [p.part(_copied(p.rows(p.weight), p.weight)) for p in own if p.weight is not None]
-        if "folded" in needs:
-            found[name]["folded"] = [place.part(_folded(module, place)) for place in own if place.makes_channels]
+        for need, part in _weights(module, own, needs):
+            found[name][need].append(part)
     if task is not None:
         for collector in _passed(module, places, needs, task, chosen):
             for name, need, parts in collector.results():
@@ -129,14 +128,19 @@ def _check(needs: Sequence[str], blocks: Sequence[Block], task: Task | None) -> 
             raise ValueError(f"this criterion looks at {need!r} and needs data: name a task.")
 
 
-def _copied(rows_CK: Tensor, weight: Tensor) -> Tensor:
-    """Return rows that share no memory with the weight."""
-    return rows_CK.clone() if rows_CK.data_ptr() == weight.data_ptr() else rows_CK
-
-
-def _folded(module: nn.Module, place: Place) -> Any:
-    norm = norm_after(module).get(place.member.path)
-    return place.folded_rows(None if norm is None else module.get_submodule(norm))
+def _weights(
+    module: nn.Module, places: Sequence[Place], needs: Sequence[str]
+) -> Iterator[tuple[str, Part | FoldedPart]]:
+    """Yield what is read off the weights of a group's layers. Both needs share one copy of them."""
+    for place in places:
+        if place.weight is not None and ("weight" in needs or ("folded" in needs and place.makes_channels)):
+            rows_CK = place.rows(place.weight)
+            rows_CK = rows_CK.clone() if rows_CK.data_ptr() == place.weight.data_ptr() else rows_CK
+            if "weight" in needs:
+                yield "weight", place.part(rows_CK)
+            if "folded" in needs and place.makes_channels:
+                norm = norm_after(module).get(place.member.path)
+                yield "folded", place.folded_part(rows_CK, None if norm is None else module.get_submodule(norm))
 
 
 def _passed(

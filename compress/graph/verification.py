@@ -44,19 +44,24 @@ def verified(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tensor
 def unlike(module: nn.Module) -> nn.Module:
     """Return a copy for the comparison, in which no parameter and no statistic has the same value everywhere.
 
-    Fresh networks are full of zeros (a last layer, the scale of a branch) that would hide a wrong cut.
+    Fresh networks are full of zeros (a last layer, the scale of a branch) that would hide a wrong cut. Parameters
+    that are not changed are those of `module` itself.
     """
-    draw, copied = generator(0, "verify"), copy.deepcopy(module).eval().requires_grad_(False)
-    for name, value in (*copied.named_parameters(), *copied.named_buffers()):
-        if name.endswith("running_var"):
-            value.mul_(0.75 + 0.5 * torch.rand(value.shape, generator=draw).to(value))
-        elif (isinstance(value, nn.Parameter) or name.endswith("running_mean")) and _is_constant(value):
-            value.add_(0.1 * torch.randn(value.shape, generator=draw).to(value))
+    shared = {id(parameter): parameter for parameter in module.parameters() if not _is_constant(parameter)}
+    draw, copied = generator(0, "verify"), copy.deepcopy(module, shared).eval()
+    with torch.no_grad():
+        for name, value in (*copied.named_parameters(), *copied.named_buffers()):
+            if name.endswith("running_var"):
+                value.mul_(0.75 + 0.5 * torch.rand(value.shape, generator=draw).to(value))
+            elif (isinstance(value, nn.Parameter) or name.endswith("running_mean")) and _is_constant(value):
+                value.add_(0.1 * torch.randn(value.shape, generator=draw).to(value))
     return copied
 
 
 def _is_constant(value: Tensor) -> bool:
-    return value.is_floating_point() and value.numel() > 0 and bool((value == value.flatten()[0]).all())
+    flat = value.detach().flatten()
+    is_likely = value.is_floating_point() and value.numel() > 0 and bool(flat[0] == flat[-1])
+    return is_likely and bool((flat == flat[0]).all())
 
 
 def _difference(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tensor, whole: Tensor) -> str | None:

@@ -11,6 +11,7 @@ from compress.graph.stats import (
     NEEDS,
     OF_BLOCKS,
     Activity,
+    FoldedPart,
     GroupStats,
     Moments,
     Part,
@@ -51,7 +52,15 @@ def _activities(need, seed, order):
         yield Activity(path, *numbers)
 
 
-MADE = {"moment": _moments, "activity": _activities, "spectrum": _sized, "influence": _sized}
+def _folded(need, seed, order):
+    """Kernels with one position a channel, and with three."""
+    for path, size, places in (("a", 18, 1), ("d", 9, 3)):
+        draw = generator(seed, need, path)
+        kernels_CK, scale_CM, constant_CM = (torch.randn(C, width, generator=draw) for width in (size, places, places))
+        yield FoldedPart(path, kernels_CK[order], scale_CM[order].abs() + 0.5, constant_CM[order])
+
+
+MADE = {"folded": _folded, "moment": _moments, "activity": _activities, "spectrum": _sized, "influence": _sized}
 
 
 def stats(needs, seed, order=None, name="a"):
@@ -95,7 +104,10 @@ class TestEveryCriterion:
     def test_writes_nothing(self, name, seed):
         group = stats(CRITERIA[name].needs, seed)
         before = [v.clone() if isinstance(v, torch.Tensor) else v for v in values(group, CRITERIA[name].needs)]
-        CRITERIA.bind(name)(group).add_(1)
+        scores_C = CRITERIA.bind(name)(group)
+        told = scores_C.tolist()
+        scores_C.add_(1)
+        assert CRITERIA.bind(name)(group).tolist() == told
         for old, new in zip(before, values(group, CRITERIA[name].needs), strict=True):
             assert torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
 
@@ -113,6 +125,8 @@ def test_a_single_channel_has_a_score(name):
             one[need] = [Moments("b", 9, torch.ones(1), torch.ones(1, 1))]
         elif need == "activity":
             one[need] = [Activity("b", *torch.full((4, 1), 0.5))]
+        elif need == "folded":
+            one[need] = [FoldedPart("a", *torch.ones(3, 1, 1))]
         else:
             one[need] = [Part("a", "out", False, torch.ones(1, 1)), Part("bn", "out", True, torch.ones(1, 1))]
     scores_C = CRITERIA.bind(name)(GroupStats("a", 1, one))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
-from compress.prune.criteria.pairwise import folded_products, largest_cosine_before
+from compress.prune.criteria.pairwise import largest_cosine_before, pairs
 
 
 @CRITERIA.register("kernel_angle", paper="RoyChowdhury 2017", needs=("folded",), idea="C5")
@@ -32,12 +32,13 @@ def kernel_angle(group: GroupStats) -> Tensor:
 
     Directions of 0, 90 and 0 degrees with lengths 3, 2 and 1:
 
-    >>> from compress.graph.stats import Part
-    >>> kernel = Part("a", "out", False, torch.tensor([[3.0, 0], [0.0, 2], [1.0, 0]]))
-    >>> kernel_angle(GroupStats("a", 3, {"folded": [kernel]}))
+    >>> from compress.graph.stats import FoldedPart
+    >>> kernel_32 = torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
+    >>> part = FoldedPart("a", kernel_32, torch.ones(3, 1), torch.zeros(3, 1))
+    >>> kernel_angle(GroupStats("a", 3, {"folded": [part]}))
     tensor([2., 1., 0.])
     """
-    products_CC = folded_products(group)
+    products_CC = pairs(group).folded_CC
     square_C, order_C = products_CC.diagonal().sort(descending=True, stable=True)
     scores_C = torch.empty_like(square_C)
     scores_C[order_C] = (1 - largest_cosine_before(products_CC, order_C)).clamp(0, 2) * (square_C > 0)

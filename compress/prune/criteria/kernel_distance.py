@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
-from compress.prune.criteria.pairwise import folded_products, mean_distances, nearest_distances
+from compress.prune.criteria.pairwise import mean_distances, nearest_distances, pairs
 
 
 @CRITERIA.register("kernel_distance", paper="Srinivas 2015", needs=("folded",), idea="C4")
@@ -33,9 +33,10 @@ def kernel_distance(group: GroupStats, *, neighbours: int = 0) -> Tensor:
 
     Kernels at 0, 3 and 4 of a line, without bias:
 
-    >>> from compress.graph.stats import Part
-    >>> kernel = Part("a", "out", False, torch.tensor([[0.0, 0], [3.0, 0], [4.0, 0]]))
-    >>> stats = GroupStats("a", 3, {"folded": [kernel]})
+    >>> from compress.graph.stats import FoldedPart
+    >>> kernel_31 = torch.tensor([[0.0], [3.0], [4.0]])
+    >>> part = FoldedPart("a", kernel_31, torch.ones(3, 1), torch.zeros(3, 1))
+    >>> stats = GroupStats("a", 3, {"folded": [part]})
     >>> kernel_distance(stats), kernel_distance(stats, neighbours=1)
     (tensor([3.5000, 2.0000, 2.5000]), tensor([3., 1., 1.]))
     """
@@ -45,5 +46,5 @@ def kernel_distance(group: GroupStats, *, neighbours: int = 0) -> Tensor:
     if not others:
         return torch.zeros(1)
     if 0 < neighbours < others:
-        return nearest_distances(folded_products(group), neighbours).mean(1)
-    return mean_distances(folded_products(group))
+        return nearest_distances(pairs(group).folded_CC, neighbours).mean(1)
+    return mean_distances(pairs(group).folded_CC)

@@ -5,19 +5,24 @@ import math
 import pytest
 import torch
 
-from compress.graph.stats import Activity, GroupStats, Moments, Part
+from compress.graph.stats import Activity, FoldedPart, GroupStats, Moments, Part
 from compress.prune.criteria import CRITERIA, pairwise
 from compress.prune.criteria.family import NeutralScores
-from compress.prune.criteria.pairwise import (
-    distance_sums,
-    folded_products,
-    largest_cosine_before,
-    nearest_distances,
-)
+from compress.prune.criteria.pairwise import largest_cosine_before, mean_distances, nearest_distances, pairs
 
 
 def group(need, *parts, size=2):
     return GroupStats("a", size, {need: [Part("l", axis, False, torch.tensor(v)) for axis, v in parts]})
+
+
+def folded(*kernels_CK, scale_CM=None, constant_CM=None):
+    """Kernels of one layer each, scaled by 1 and without constants if nothing else is said."""
+    kernels_CK = [torch.as_tensor(kernel_CK) for kernel_CK in kernels_CK]
+    one_C1 = torch.ones(len(kernels_CK[0]), 1)
+    scale_CM = one_C1 if scale_CM is None else scale_CM
+    constant_CM = 0 * one_C1 if constant_CM is None else constant_CM
+    parts = [FoldedPart("l", kernel_CK, scale_CM, constant_CM) for kernel_CK in kernels_CK]
+    return GroupStats("a", len(one_C1), {"folded": parts})
 
 
 def with_norm(*parts):
@@ -87,12 +92,11 @@ def test_batch_norm_scale_times_readers_does_not_move_with_the_scale():
 def test_geometric_median_joins_the_kernels_of_coupled_layers():
     """Kernels (0, 0), (3, 0) and (3, 4) of two layers with one weight each: distances 3, 5 and 4."""
     first, second = [[0.0], [3.0], [3.0]], [[0.0], [0.0], [4.0]]
-    stats = group("weight", ("out", first), ("out", second), ("in", [[9.0], [0.0], [0.0]]), size=3)
-    assert CRITERIA.bind("geometric_median")(stats).tolist() == pytest.approx([8.0, 7.0, 9.0], abs=1e-5)
+    assert CRITERIA.bind("geometric_median")(folded(first, second)).tolist() == pytest.approx([8.0, 7.0, 9.0], abs=1e-5)
 
 
 def test_kernel_distance():
-    stats = group("folded", ("out", [[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]), size=3)
+    stats = folded([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
     root = math.hypot(3, 3)
     expected = [(5 + 1) / 2, (5 + root) / 2, (1 + root) / 2]
     assert CRITERIA.bind("kernel_distance")(stats).tolist() == pytest.approx(expected, abs=1e-5)
@@ -105,10 +109,10 @@ def test_kernel_distance():
 
 def test_kernel_angle_looks_at_larger_kernels_only():
     """(2, 0), (0, 1), (3, 3) and zeros: 45 degrees to the largest for both; nothing for zeros."""
-    stats = group("folded", ("out", [[2.0, 0.0], [0.0, 1.0], [3.0, 3.0], [0.0, 0.0]]), size=4)
+    stats = folded([[2.0, 0.0], [0.0, 1.0], [3.0, 3.0], [0.0, 0.0]])
     turn = 1 - math.cos(math.pi / 4)
     assert CRITERIA.bind("kernel_angle")(stats).tolist() == pytest.approx([turn, turn, 2.0, 0.0], abs=1e-6)
-    opposite = group("folded", ("out", [[2.0, 0.0], [-1.0, 0.0]]))
+    opposite = folded([[2.0, 0.0], [-1.0, 0.0]])
     assert CRITERIA.bind("kernel_angle")(opposite).tolist() == [2.0, 2.0]
 
 
@@ -163,22 +167,48 @@ def test_pairs_do_not_depend_on_how_many_rows_are_worked_on_at_a_time(rows, monk
     kernels_CK = torch.randn(7, 5)
     monkeypatch.setattr("compress.prune.criteria.pairwise.ROWS", rows)
     found_CC = torch.cdist(kernels_CK, kernels_CK)
-    assert torch.allclose(distance_sums(kernels_CK), found_CC.sum(1), atol=1e-5)
+    found = pairs(folded(kernels_CK))
+    assert torch.allclose(found.distances_C, found_CC.sum(1), atol=1e-5)
+    assert torch.allclose(found.folded_CC, kernels_CK @ kernels_CK.T, atol=1e-5)
+    assert torch.allclose(mean_distances(found.folded_CC), found_CC.sum(1) / 6, atol=1e-4)
     nearest_CN = found_CC.fill_diagonal_(torch.inf).sort(1).values[:, :3]
-    products_CC = folded_products(GroupStats("a", 7, {"folded": [Part("l", "out", False, kernels_CK)]}))
-    assert torch.allclose(products_CC, kernels_CK @ kernels_CK.T, atol=1e-5)
-    assert torch.allclose(nearest_distances(products_CC, 3).sort(1).values, nearest_CN, atol=1e-4)
+    assert torch.allclose(nearest_distances(found.folded_CC, 3).sort(1).values, nearest_CN, atol=1e-4)
     order_C = torch.randperm(7)
     cosines_CC = torch.nn.functional.normalize(kernels_CK[order_C], dim=1)
     cosines_CC = (cosines_CC @ cosines_CC.T).masked_fill(torch.ones(7, 7).triu().bool(), -torch.inf)
-    assert torch.allclose(largest_cosine_before(products_CC, order_C), cosines_CC.amax(1), atol=1e-5)
+    assert torch.allclose(largest_cosine_before(found.folded_CC, order_C), cosines_CC.amax(1), atol=1e-5)
 
 
-def test_products_are_kept_as_long_as_the_statistics():
-    stats = group("folded", ("out", [[0.0, 0.0], [3.0, 4.0]]))
-    before = len(pairwise._PRODUCTS)
-    assert folded_products(stats) is folded_products(stats)
+@pytest.mark.parametrize("num_positions", [1, 3])
+def test_pairs_of_folded_kernels_are_those_of_their_values(num_positions):
+    """Two layers, a scale and a constant of their own for every position."""
+    torch.manual_seed(0)
+    first_CK, second_CK = torch.randn(300, 6) + 5, torch.randn(300, 12)
+    scale_CM, constant_CM = torch.rand(300, num_positions) + 0.5, torch.randn(300, num_positions)
+    stats = folded(first_CK, second_CK, scale_CM=scale_CM, constant_CM=constant_CM)
+    values_CK = torch.cat([part.values for part in stats.folded_parts], 1)
+    assert values_CK.shape == (300, 18 + 2 * num_positions)
+    plain_CK = torch.cat([first_CK, second_CK], 1)
+    found = pairs(stats)
+    assert torch.allclose(found.folded_CC, values_CK @ values_CK.T, rtol=1e-5, atol=1e-3)
+    assert torch.allclose(found.distances_C, torch.cdist(plain_CK, plain_CK).sum(1), rtol=1e-5)
+
+
+def test_kernels_that_all_but_agree_are_told_apart():
+    """A common part of 1000 would leave single precision nothing of differences of 0.01."""
+    torch.manual_seed(0)
+    apart_CK = 0.01 * torch.randn(9, 4)
+    kernels_CK = (1000 + apart_CK.double()).float()
+    expected_C = torch.cdist(kernels_CK.double(), kernels_CK.double()).sum(1).float()
+    assert torch.allclose(pairs(folded(kernels_CK)).distances_C, expected_C, rtol=1e-2)
+
+
+def test_pairs_are_kept_as_long_as_the_statistics():
+    stats = folded([[0.0, 0.0], [3.0, 4.0]])
+    before = len(pairwise._PAIRS)
+    assert pairs(stats) is pairs(stats)
     CRITERIA.bind("kernel_angle")(stats)
-    assert len(pairwise._PRODUCTS) == before + 1
+    CRITERIA.bind("geometric_median")(stats)
+    assert len(pairwise._PAIRS) == before + 1
     del stats
-    assert len(pairwise._PRODUCTS) == before
+    assert len(pairwise._PAIRS) == before
