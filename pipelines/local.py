@@ -226,6 +226,8 @@ def _conclude(watch: Watch, workspace: Path, console: Console, tracking_uri: str
         console.print(f"tonight   {step.facts.get('verdict', '')}", markup=False)
     if not is_idle(watch):
         console.print(summary.table(summary.rows(watch)))
+    for line in summary.int8_choices(watch):
+        console.print(f"INT8      {line}", markup=False)
     for step in watch.of("promote"):
         console.print(f"promoted  {step.facts.get('verdict', '')}", markup=False)
     reused = sum(bool(step.facts.get("reused")) and not step.is_off for step in watch.steps)

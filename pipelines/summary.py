@@ -42,6 +42,12 @@ def rows(watch: Watch) -> list[list[str]]:
     return list(found.values())
 
 
+def int8_choices(watch: Watch) -> list[str]:
+    """Return a line for each budget: whether an INT8 file was accepted, refused or skipped, and why."""
+    reports = {step.label: report_of(step).get("int8", {}) for step in watch.of("export")}
+    return [f"{label}: {int8['status']}. {int8['reason']}" for label, int8 in reports.items() if int8.get("reason")]
+
+
 def _row(title: str, model: Mapping[str, Any], ratios: Mapping[str, Any], verdict: str) -> list[str]:
     low, high = (*model.get("interval", ()), None, None)[:2]
     return [

@@ -27,7 +27,7 @@ HEAD = """# The ideas
 
 Written by `python -m studies.ideas` from `docs/ideas.toml`, the cards of the pieces and the studies' results.
 A piece is written as *family* `name`; `secateur describe name` explains it, `secateur study 0001` runs a study. An idea
-without a piece is not built yet, one without a verdict not judged yet.
+with neither piece nor study is not built yet, one without a verdict not judged yet.
 """
 
 

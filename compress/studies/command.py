@@ -85,7 +85,7 @@ def conclude(name: str, preset: str, workspace: Path, *, as_json: bool = False) 
         print(f"  {sentence}")
     if verdict.table:
         print(f"\n{verdict.table.strip()}\n")
-    print(f"written to {path.parent} and {found.folder / 'README.md'}")
+    print(f"written to {path.parent} and {found.folder / 'README.md'}; `make ideas` brings it into docs/ideas.md")
 
 
 def use_threads(count: int) -> None:

@@ -122,7 +122,9 @@ def conclude(table: Table) -> Verdict:
                 sentences.append(comparison(maps, pair[0], kernels, pair[1], where=where))
         for name, criterion in CRITERIA.items():
             control, trained = f"{criterion}{CONTROL}={part}", f"{name}{TRAINED}={part}"
-            compared = against(table, control, [trained], where=f"with half the steps in front of the cut, {where}")
+            compared = against(
+                table, control, [trained], where=f"(trained as long in front, without a penalty) {where}"
+            )
             sentences += compared.values()
             if name == "sorted_channels":
                 ideas["C2"] += compared.values()

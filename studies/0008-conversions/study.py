@@ -345,7 +345,7 @@ def _where(table: Table, name: str) -> str:
     speed = f"faster.onnxruntime, batch {_parts(name)[2]}.value"
     asked = [(row, path) for path in ("macs", speed) for row in (name, f"{CHANNELS}{name}")]
     macs, macs_cut, own, cut = (factor(table, *one).replace("×", "x") for one in asked)
-    return f"at {macs} and {macs_cut} fewer multiply-adds (speed {own} and {cut})"
+    return f"at {macs} against {macs_cut} fewer multiply-adds and {own} against {cut} the speed"
 
 
 def _markdown(table: Table) -> str:

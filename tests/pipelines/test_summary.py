@@ -41,3 +41,14 @@ def test_a_gate_that_is_off_is_said_so(tmp_path):
     watch.steps.append(step(tmp_path, "evaluate", "half", {"models": models}))
     watch.steps.append(Step("gate", facts={"stage": "gate", "label": "half", "folder": "", "reused": True}))
     assert summary.rows(watch) == [["half", "50.00 %", "", "", "", "no gate"]]
+
+
+def test_what_became_of_int8_is_said_with_the_reason(tmp_path):
+    watch = Watch()
+    reports = {
+        "half": {"int8": {"chosen": "signed", "status": "accepted", "reason": "It is faster."}},
+        "quarter": {"int8": {"chosen": None, "status": "refused", "reason": "It is not faster."}},
+        "tenth": {},
+    }
+    watch.steps += [step(tmp_path, "export", label, report) for label, report in reports.items()]
+    assert summary.int8_choices(watch) == ["half: accepted. It is faster.", "quarter: refused. It is not faster."]
