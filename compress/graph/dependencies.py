@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import torch
@@ -54,23 +55,18 @@ def components(module: nn.Module, x_BCHW: Tensor) -> list[Component]:
     Raises:
         Untraceable: The network runs, but not with labels on its tensors.
     """
-    copied = _watchable(module)
+    copied = copy.deepcopy(module).eval()
     with torch.no_grad():
         copied(x_BCHW)
     if is_tight(copied):
         try:
             return _traced(loosened(copied), x_BCHW)
         except Exception:
-            copied = _watchable(module)
+            copied = copy.deepcopy(module).eval()
     try:
         return _traced(copied, x_BCHW)
     except Exception as error:
         raise Untraceable(module, error) from error
-
-
-def _watchable(module: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode with the same parameters, not copies of them: a trace changes layers only."""
-    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()}).eval()
 
 
 def _traced(copied: nn.Module, x_BCHW: Tensor) -> list[Component]:
@@ -129,9 +125,13 @@ def _enter_parameter(found: dict[int, Component], path: str, name: str, roots: T
             found[root].obstacles.add(f"a bare parameter of shape {tuple(roots.shape)}")
         return
     dim = max(fitting, key=lambda dim: len(set(fitting[dim])))
+    positions: dict[int, set[int]] = defaultdict(set)
     for position, root in enumerate(fitting[dim]):
         if root in found:
-            found[root].slots.setdefault((path, f"{name}.{dim}"), []).append(position)
+            positions[root].add(position)
+    for root, new in positions.items():
+        slots, axis = found[root].slots, (path, f"{name}.{dim}")
+        slots[axis] = sorted(new.union(slots.get(axis, ())))
 
 
 def _along(roots: Tensor, is_met: Tensor, dim: int) -> list[int] | None:

@@ -128,6 +128,11 @@ class GroupStats:
         self.name, self.num_channels = name, num_channels
         self._gathered = {need: tuple(parts) for need, parts in gathered.items()}
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What was gathered."""
+        return frozenset(self._gathered)
+
     def parts(self, need: str) -> tuple[Any, ...]:
         """Return what was gathered for `need`: a part for each member, Moments or Activity for each reader."""
         if need not in self._gathered:

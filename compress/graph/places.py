@@ -76,7 +76,7 @@ class Place:
 
     def folded_part(self, rows_CK: Tensor, norm: Any) -> FoldedPart:
         """Return rows of the weight together with the bias and what a batch norm behind the layer does to both."""
-        bias_S = getattr(self.layer, "bias", None)
+        bias_S = getattr(self.layer, "bias", None) if self.member.axis == "out" else None
         bias_S = bias_S.detach() if isinstance(bias_S, Tensor) else rows_CK.new_zeros(self.member.size)
         scale_S = torch.ones_like(bias_S)
         if norm is not None:

@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 Kept = Sequence[int] | None
-#: (layer, positions kept on the out axis, on the in axis) -> the smaller layer, which may be the same object.
+#: (layer, positions kept on the out axis, on the in axis) -> the smaller layer, which may be the same object with new
+#: tensors. It must not write into the old ones: another copy of the network may have them too.
 Slicer = Callable[[Any, Kept, Kept], nn.Module]
 
 SLICERS: dict[type[nn.Module], Slicer] = {}

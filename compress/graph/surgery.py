@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from compress.core.lineage import PLAN_KINDS, Step
 from compress.core.model import Model
 from compress.graph.attention import fitted, loosened
-from compress.graph.slicers import axis_size, parameter_axis, sliced, slicer_of, slices_itself, zero
+from compress.graph.slicers import axis_size, parameter_axis, sliced, slicer_of, zero
 from compress.graph.units import ChannelGroup, is_inside, kept_masks
 
 
@@ -56,9 +56,11 @@ def cut(module: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
         ValueError: The plan does not fit the network; says where.
     """
     check_plan(module, plan)
-    changing = [layer for path in plan["layers"] if not slices_itself(layer := module.get_submodule(path))]
-    shared = {id(weight): weight for layer in changing for weight in layer.parameters(recurse=False)}
-    smaller = copy.deepcopy(module, dict(shared))
+    return cut_in_place(copy.deepcopy(module), plan)
+
+
+def cut_in_place(smaller: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
+    """Do the same to a network that is the caller's own, with a plan that fits. Tensors are replaced, not changed."""
     for path in plan["dropped"]:
         smaller = _replaced(smaller, path, nn.Identity())
     smaller = loosened(smaller, tuple(plan["layers"]))
@@ -69,17 +71,7 @@ def cut(module: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
             smaller = smaller if new is layer else _replaced(smaller, path, new)
         except ValueError as error:
             raise ValueError(f"cutting {path}: {error}") from error
-    return fitted(_owning(smaller, shared))
-
-
-def _owning(copied: nn.Module, shared: Mapping[int, nn.Parameter]) -> nn.Module:
-    """Put copies in the place of parameters, by id, that a copy of a network still shares with it, in place."""
-    own: dict[int, nn.Parameter] = {}
-    for layer in copied.modules():
-        for name, parameter in list(layer.named_parameters(recurse=False, remove_duplicate=False)):
-            if id(parameter) in shared:
-                setattr(layer, name, own.setdefault(id(parameter), copy.deepcopy(parameter)))
-    return copied
+    return fitted(smaller)
 
 
 def apply(model: Model, plan: Mapping[str, Any], *, stage: str, config: Mapping[str, Any]) -> Model:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.random import generator
-from compress.graph.surgery import cut, masked, plan_from_kept
+from compress.graph.surgery import cut_in_place, masked, plan_from_kept
 from compress.graph.units import ChannelGroup
 
 
@@ -44,24 +44,22 @@ def verified(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tensor
 def unlike(module: nn.Module) -> nn.Module:
     """Return a copy for the comparison, in which no parameter and no statistic has the same value everywhere.
 
-    Fresh networks are full of zeros (a last layer, the scale of a branch) that would hide a wrong cut. Parameters
-    that are not changed are those of `module` itself.
+    Fresh networks are full of zeros (a last layer, the scale of a branch) that would hide a wrong cut.
     """
-    shared = {id(parameter): parameter for parameter in module.parameters() if not _is_constant(parameter)}
-    draw, copied = generator(0, "verify"), copy.deepcopy(module, shared).eval()
-    with torch.no_grad():
-        for name, value in (*copied.named_parameters(), *copied.named_buffers()):
-            if name.endswith("running_var"):
-                value.mul_(0.75 + 0.5 * torch.rand(value.shape, generator=draw).to(value))
-            elif (isinstance(value, nn.Parameter) or name.endswith("running_mean")) and _is_constant(value):
-                value.add_(0.1 * torch.randn(value.shape, generator=draw).to(value))
+    draw, copied = generator(0, "verify"), copy.deepcopy(module).eval().requires_grad_(False)
+    for name, value in (*copied.named_parameters(), *copied.named_buffers()):
+        if name.endswith("running_var"):
+            value.mul_(0.75 + 0.5 * torch.rand(value.shape, generator=draw).to(value))
+        elif (isinstance(value, nn.Parameter) or name.endswith("running_mean")) and _is_constant(value):
+            value.add_(0.1 * torch.randn(value.shape, generator=draw).to(value))
     return copied
 
 
 def _is_constant(value: Tensor) -> bool:
-    flat = value.detach().flatten()
-    is_likely = value.is_floating_point() and value.numel() > 0 and bool(flat[0] == flat[-1])
-    return is_likely and bool((flat == flat[0]).all())
+    if not value.is_floating_point() or not value.numel():
+        return False
+    flat = value.flatten()
+    return bool(flat[0] == flat[-1]) and bool((flat == flat[0]).all())
 
 
 def _difference(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tensor, whole: Tensor) -> str | None:
@@ -78,7 +76,7 @@ def _difference(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Ten
     try:
         with torch.no_grad():
             zeroed = masked(module, groups, kept)(x_BCHW)
-            smaller = cut(module, plan_from_kept(groups, kept))(x_BCHW)
+            smaller = cut_in_place(_sharing(module), plan_from_kept(groups, kept))(x_BCHW)
     except Exception as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     if smaller.shape != whole.shape:
@@ -89,6 +87,11 @@ def _difference(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Ten
         warnings.warn(f"zeroing some of the channels of {names} changes no output: compare afterwards.", NotVerified, 4)
     is_equal = bool(gap <= 1e-3 * effect + 1e-5 * whole.abs().max())
     return None if is_equal else f"outputs differ by {float(gap):.2g}"
+
+
+def _sharing(module: nn.Module) -> nn.Module:
+    """Return a copy with the same parameters, not copies of them."""
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
 def leave_out(name: str, reason: str) -> None:

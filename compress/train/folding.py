@@ -17,7 +17,7 @@ def norm_after(module: nn.Module) -> dict[str, str]:
     """Return the path of the batch norm that alone reads each convolution or linear layer.
 
     Found by a symbolic trace, once a module. Layers whose output goes elsewhere as well are left
-    out, as are all layers of a network that cannot be traced (a warning says so).
+    out, as are norms without running statistics and all layers of a network that cannot be traced (a warning says so).
     """
     if module not in _FOUND:
         try:
@@ -39,8 +39,9 @@ def _pairs_in(graph: fx.Graph, parts: dict[str, nn.Module]) -> dict[str, str]:
         if not isinstance(parts[str(node.target)], nn.Conv2d | nn.Linear) or len(readers) != 1:
             continue
         path, reader = str(node.target), readers[0]
-        is_norm = reader.op == "call_module" and isinstance(parts[str(reader.target)], _BatchNorm)
-        if is_norm and num_calls[path] == num_calls[str(reader.target)] == 1:
+        norm = parts[str(reader.target)] if reader.op == "call_module" else None
+        has_fixed_scale = isinstance(norm, _BatchNorm) and norm.running_var is not None
+        if has_fixed_scale and num_calls[path] == num_calls[str(reader.target)] == 1:
             pairs[path] = str(reader.target)
     return pairs
 

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
-from compress.prune.criteria.pairwise import pairs
+from compress.prune.criteria.pairwise import distance_sums
 
 
-@CRITERIA.register("geometric_median", paper="He 2019", needs=("folded",), idea="C9")
+@CRITERIA.register("geometric_median", paper="He 2019", needs=("weight",), idea="C9")
 def geometric_median(group: GroupStats) -> Tensor:
     """Score a channel by how far its kernel is from all others together.
 
@@ -23,7 +23,7 @@ def geometric_median(group: GroupStats) -> Tensor:
 
     Differs from the paper: where several layers make the channel, its kernels are joined to one vector.
 
-    Cost: C² K / 2 multiply-adds; no data.
+    Cost: C² K / 2 multiply-adds, which `kernel_distance` and `kernel_angle` share if they are computed too; no data.
 
     Reference: He et al., "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
     CVPR 2019, section 3.2.
@@ -31,10 +31,9 @@ def geometric_median(group: GroupStats) -> Tensor:
     Kernels at 0, 3 and 4 of a line:
 
     >>> import torch
-    >>> from compress.graph.stats import FoldedPart
-    >>> kernel_31 = torch.tensor([[0.0], [3.0], [4.0]])
-    >>> part = FoldedPart("a", kernel_31, torch.ones(3, 1), torch.zeros(3, 1))
-    >>> geometric_median(GroupStats("a", 3, {"folded": [part]}))
+    >>> from compress.graph.stats import Part
+    >>> kernel = Part("a", "out", False, torch.tensor([[0.0], [3.0], [4.0]]))
+    >>> geometric_median(GroupStats("a", 3, {"weight": [kernel]}))
     tensor([7., 4., 5.])
     """
-    return pairs(group).distances_C.clone()
+    return distance_sums(group)

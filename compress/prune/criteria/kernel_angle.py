@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
-from compress.prune.criteria.pairwise import largest_cosine_before, pairs
+from compress.prune.criteria.pairwise import folded_products, largest_cosine_before
 
 
 @CRITERIA.register("kernel_angle", paper="RoyChowdhury 2017", needs=("folded",), idea="C5")
@@ -18,7 +18,7 @@ def kernel_angle(group: GroupStats) -> Tensor:
     appended. Of kernels that point the same way all but the largest have 0. The largest of all has 2.
 
     Args:
-        group: Folded kernels (C, K + 1) of the layers that make the channels.
+        group: Kernels (C, K) of the layers that make the channels, with the batch norm behind each.
 
     Returns:
         scores_C in [0, 2]; 0 for kernels of zeros.
@@ -26,7 +26,8 @@ def kernel_angle(group: GroupStats) -> Tensor:
     Differs from the paper: it clusters by angle and keeps one of each cluster; here every kernel has a score. Opposite
     kernels are not alike, because the activation treats them differently.
 
-    Cost: C² K / 4 multiply-adds; no data.
+    Cost: C² K / 2 multiply-adds, which `geometric_median` and `kernel_distance` share if they are computed too, and C²
+    numbers kept; no data.
 
     Reference: RoyChowdhury et al., "Reducing Duplicate Filters in Deep Neural Networks", NIPS workshop 2017.
 
@@ -38,7 +39,7 @@ def kernel_angle(group: GroupStats) -> Tensor:
     >>> kernel_angle(GroupStats("a", 3, {"folded": [part]}))
     tensor([2., 1., 0.])
     """
-    products_CC = pairs(group).folded_CC
+    products_CC = folded_products(group)
     square_C, order_C = products_CC.diagonal().sort(descending=True, stable=True)
     scores_C = torch.empty_like(square_C)
     scores_C[order_C] = (1 - largest_cosine_before(products_CC, order_C)).clamp(0, 2) * (square_C > 0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compress.graph.stats import GroupStats
 from compress.prune.criteria.family import CRITERIA
-from compress.prune.criteria.pairwise import mean_distances, nearest_distances, pairs
+from compress.prune.criteria.pairwise import folded_products, mean_distances, nearest_distances
 
 
 @CRITERIA.register("kernel_distance", paper="Srinivas 2015", needs=("folded",), idea="C4")
@@ -17,7 +17,7 @@ def kernel_distance(group: GroupStats, *, neighbours: int = 0) -> Tensor:
     s_c = mean of the smallest ‖F_c - F_j‖₂, j ≠ c, for kernels F with the batch norm folded in and the bias appended.
 
     Args:
-        group: Folded kernels (C, K + 1) of the layers that make the channels.
+        group: Kernels (C, K) of the layers that make the channels, with the batch norm behind each.
         neighbours: How many of the nearest count; 0 for all. With 1, two equal kernels both have 0: use an allocator
             that keeps one, or `kernel_angle`, which spares the larger.
 
@@ -27,7 +27,8 @@ def kernel_distance(group: GroupStats, *, neighbours: int = 0) -> Tensor:
     Differs from the paper: it removes neurons one by one and weighs a distance by the next layer; here every kernel
     gets its score at once.
 
-    Cost: C² K / 2 multiply-adds; no data.
+    Cost: C² K / 2 multiply-adds, which `geometric_median` and `kernel_angle` share if they are computed too, and C²
+    numbers kept; no data.
 
     Reference: Srinivas and Babu, "Data-free Parameter Pruning for Deep Neural Networks", BMVC 2015, section 3.
 
@@ -46,5 +47,5 @@ def kernel_distance(group: GroupStats, *, neighbours: int = 0) -> Tensor:
     if not others:
         return torch.zeros(1)
     if 0 < neighbours < others:
-        return nearest_distances(pairs(group).folded_CC, neighbours).mean(1)
-    return mean_distances(pairs(group).folded_CC)
+        return nearest_distances(folded_products(group), neighbours).mean(1)
+    return mean_distances(folded_products(group))

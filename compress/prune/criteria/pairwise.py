@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,41 +13,38 @@ from compress.graph.stats import FoldedPart, GroupStats
 #: Rows of the matrix of pairs that are worked on at a time.
 ROWS = 128
 
+#: What was found of a group, by the need that it belongs to. It exists as long as the group's statistics.
+_FOUND: WeakKeyDictionary[GroupStats, dict[str, Tensor]] = WeakKeyDictionary()
 
-@dataclass(frozen=True)
-class Pairs:
-    """What the kernels of a group are to each other.
+
+def distance_sums(group: GroupStats) -> Tensor:
+    """Return Σ_j ‖F_c - F_j‖₂ of every kernel (C,) as the layers have them; needs "weight".
 
     Where several layers make a channel, its kernels are joined to one vector: channels are alike only if all their
     kernels are.
-
-    Attributes:
-        distances_C: Σ_j ‖F_c - F_j‖₂ of the kernels as the layers have them.
-        folded_CC: F_i · F_j of the kernels with the batch norm folded in and the constants appended.
     """
-
-    distances_C: Tensor
-    folded_CC: Tensor
+    return _found(group, "weight").clone()
 
 
-_PAIRS: WeakKeyDictionary[GroupStats, Pairs] = WeakKeyDictionary()
+def folded_products(group: GroupStats) -> Tensor:
+    """Return F_i · F_j (C, C) of the joined kernels, batch norm folded in and constants appended; needs "folded".
 
-
-def pairs(group: GroupStats) -> Pairs:
-    """Return what the kernels of a group are to each other; needs "folded".
-
-    It exists as long as the group's statistics, because several criteria look at it. It is smaller than the kernels
-    wherever a kernel has more than C weights.
-
-    >>> ones_C1, zeros_C1 = torch.ones(3, 1), torch.zeros(3, 1)
-    >>> part = FoldedPart("a", torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]]), 2 * ones_C1, zeros_C1)
-    >>> found = pairs(GroupStats("a", 3, {"folded": [part]}))
-    >>> found.distances_C, found.folded_CC[1].round()
-    (tensor([8., 9., 7.]), tensor([  0., 100.,  36.]))
+    Kept, because several criteria look at it. It is smaller than the kernels wherever a kernel has more than C weights.
     """
-    if group not in _PAIRS:
-        _PAIRS[group] = _compared([piece for part in group.folded_parts for piece in _pieces(part)])
-    return _PAIRS[group]
+    return _found(group, "folded")
+
+
+def _found(group: GroupStats, need: str) -> Tensor:
+    """Return what belongs to a need. Products of kernels take longest: they serve both needs if both were gathered."""
+    found = _FOUND.setdefault(group, {})
+    if need not in found:
+        group.parts(need)
+        if "folded" in group.needs:
+            pieces = [piece for part in group.folded_parts for piece in _pieces(part)]
+        else:
+            pieces = [_Piece(part.values) for part in group.weight_parts if part.axis == "out" and not part.is_norm]
+        found.update(_compared(pieces, {"weight", "folded"} & group.needs))
+    return found[need]
 
 
 def nearest_distances(products_CC: Tensor, count: int) -> Tensor:
@@ -105,58 +101,62 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 class _Piece:
-    """Kernels with one scale each, about their mean: the product of kernels that all but agree would drown in it.
+    """Kernels (C, K) with one scale each, and constants (C, M) that stand beside them when they are folded."""
 
-    With F_i = s_i (G_i + m), where m is the mean: F_i · F_j = s_i s_j G_i · G_j + t_i s_j + s_i t_j for
-    t_i = s_i (G_i · m + m · m / 2).
-
-    Args:
-        kernels_CK: Kernels as the layer has them.
-        scale_C: Their scales s.
-        constant_CM: Constants, whose products are added to those of the folded kernels.
-    """
-
-    def __init__(self, kernels_CK: Tensor, scale_C: Tensor, constant_CM: Tensor) -> None:
-        mean_K = kernels_CK.mean(0)
-        self.centred_CK, self._scale_C = kernels_CK - mean_K, scale_C
-        lean_C = scale_C * (self.centred_CK @ mean_K + mean_K @ mean_K / 2)
-        self._left_CR = torch.cat([lean_C[:, None], scale_C[:, None], constant_CM], 1)
-        self._right_CR = torch.cat([scale_C[:, None], lean_C[:, None], constant_CM], 1)
+    def __init__(self, kernels_CK: Tensor, scale_C: Tensor | None = None, constant_CM: Tensor | None = None) -> None:
+        self.kernels_CK, self._scale_C, self._constant_CM = kernels_CK.float(), scale_C, constant_CM
 
     def products(self, rows: slice) -> Tensor:
-        """Return G_i · G_j (R, S) of some kernels with all up to themselves."""
-        return self.centred_CK[rows] @ self.centred_CK[: rows.stop].T
+        """Return the products (R, S) of some kernels with all up to themselves."""
+        return self.kernels_CK[rows] @ self.kernels_CK[: rows.stop].T
 
     def fold(self, products_RS: Tensor, rows: slice) -> Tensor:
-        """Turn G_i · G_j into F_i · F_j, in place, with the products of the constants added."""
+        """Turn products of kernels into those of the folded kernels, in place."""
+        assert self._scale_C is not None
+        assert self._constant_CM is not None
         products_RS.mul_(self._scale_C[rows, None]).mul_(self._scale_C[: rows.stop])
-        return products_RS.addmm_(self._left_CR[rows], self._right_CR[: rows.stop].T)
+        return products_RS.addmm_(self._constant_CM[rows], self._constant_CM[: rows.stop].T)
 
 
 def _pieces(part: FoldedPart) -> Iterator[_Piece]:
     """Yield the kernels at each of a channel's positions: they have a scale each."""
     num_positions = part.scale_CM.shape[1]
-    kernels_CMK = part.plain_CK.float().unflatten(1, (num_positions, -1))
+    kernels_CMK = part.plain_CK.unflatten(1, (num_positions, -1))
     for position in range(num_positions):
         one = slice(position, position + 1)
         yield _Piece(kernels_CMK[:, position], part.scale_CM[:, position].float(), part.constant_CM[:, one].float())
 
 
-def _compared(pieces: Sequence[_Piece]) -> Pairs:
-    """Return what joined kernels are to each other. A pair's product is used for both results and not kept."""
-    square_C = torch.stack([piece.centred_CK.square().sum(1) for piece in pieces]).sum(0)
-    sums_C, folded_CC = torch.zeros_like(square_C), square_C.new_empty(len(square_C), len(square_C))
+def _compared(pieces: Sequence[_Piece], needs: Collection[str]) -> dict[str, Tensor]:
+    """Return sums of distances if "weight" is needed, and products of folded kernels if "folded" is.
+
+    One pass does for both, unless kernels have more in common than they differ in: products would then lose the
+    differences to rounding, so distances are those of kernels without their mean.
+    """
+    lengths = torch.stack([piece.kernels_CK.square().sum(1).mean() for piece in pieces]).sum()
+    common = torch.stack([piece.kernels_CK.mean(0).square().sum() for piece in pieces]).sum()
+    if "weight" in needs and common > lengths / 2:
+        centred = [_Piece(piece.kernels_CK - piece.kernels_CK.mean(0)) for piece in pieces]
+        others = [need for need in needs if need != "weight"]
+        return _in_one_pass(centred, ["weight"]) | (_in_one_pass(pieces, others) if others else {})
+    return _in_one_pass(pieces, needs)
+
+
+def _in_one_pass(pieces: Sequence[_Piece], needs: Collection[str]) -> dict[str, Tensor]:
+    square_C = torch.stack([piece.kernels_CK.square().sum(1) for piece in pieces]).sum(0)
+    found = {"weight": torch.zeros_like(square_C)} if "weight" in needs else {}
+    if "folded" in needs:
+        found["folded"] = square_C.new_empty(len(square_C), len(square_C))
     for rows in _blocks(len(square_C)):
-        plain_RS = square_C.new_zeros(rows.stop - rows.start, rows.stop)
-        folded_RS = torch.zeros_like(plain_RS)
-        for piece in pieces:
-            products_RS = piece.products(rows)
-            plain_RS += products_RS
-            folded_RS += piece.fold(products_RS, rows)
-        folded_CC[rows, : rows.stop] = folded_RS
-        folded_CC[: rows.start, rows] = folded_RS[:, : rows.start].T
-        _add_distances(sums_C, rows, plain_RS, square_C)
-    return Pairs(sums_C, folded_CC)
+        products = [piece.products(rows) for piece in pieces]
+        if "weight" in needs:
+            _add_distances(found["weight"], rows, sum(products[1:], start=products[0].clone()), square_C)
+        if "folded" in needs:
+            folded = [piece.fold(products_RS, rows) for piece, products_RS in zip(pieces, products, strict=True)]
+            folded_RS = sum(folded[1:], start=folded[0])
+            found["folded"][rows, : rows.stop] = folded_RS
+            found["folded"][: rows.start, rows] = folded_RS[:, : rows.start].T
+    return found
 
 
 def _add_distances(sums_C: Tensor, rows: slice, products_RS: Tensor, square_C: Tensor) -> None:

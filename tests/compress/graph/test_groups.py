@@ -72,6 +72,31 @@ def test_tracing_changes_nothing_in_the_module() -> None:
     assert not any(p.requires_grad for p in module.parameters())
 
 
+class Restless(nn.Module):
+    """Writes into its weights whenever it runs, and changes those of a layer when it changes its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.norm.running_var = nn.Parameter(torch.rand(8) + 0.5, requires_grad=False)  # type: ignore[assignment]
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.second.weight.data += 0.0 if mode else 0.1
+        return super().train(mode)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        self.first.weight.data = torch.renorm(self.first.weight.data, 2, 0, 0.1)
+        return self.second(torch.relu(self.norm(self.first(x_BCHW)))).mean((2, 3))
+
+
+def test_a_network_that_writes_into_its_weights_keeps_them_when_it_is_traced() -> None:
+    module = Restless()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert [group.name for group in trace_groups(module, torch.randn(2, 3, 8, 8))] == ["first"]
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
 class Halves(nn.Module):
     """Two halves of one layer meet: channels c and c + 2 must go together."""
 
@@ -265,3 +290,23 @@ def test_member_positions_and_paths() -> None:
     assert member.positions(torch.tensor([True, False, True])) == [0, 1, 4, 5]
     assert is_inside("a.b", ["a"])
     assert not is_inside("ab", ["a"])
+
+
+class UsedTwice(nn.Module):
+    """A bare weight that is a layer's, and is added up as well; pairs of its rows are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(6, 5)), nn.Linear(3, 2)
+        self.inner = nn.Linear(4, 5)
+
+    def forward(self, x_BC: torch.Tensor) -> torch.Tensor:
+        y_BC = nn.functional.linear(self.inner(x_BC), self.weight) + self.weight.sum(1)
+        y_B2C = y_BC.view(-1, 2, 3)
+        return self.head(y_B2C[:, 0] + y_B2C[:, 1])
+
+
+def test_a_position_is_named_once() -> None:
+    groups = trace_groups(UsedTwice(), torch.randn(2, 4), is_verified=False)
+    positions = slots(groups, groups[0].name)[("", "weight.0")]
+    assert positions == ((0, 3), (1, 4), (2, 5))

@@ -117,3 +117,33 @@ def test_norms_are_no_folded_kernels():
     model = toy_model()
     groups = trace_groups(model.module, model.input.example(), is_verified=False)
     assert [part.path for part in gather(model.module, groups, ("folded",))["conv2"].folded_parts] == ["conv2"]
+
+
+def test_a_norm_without_running_statistics_has_no_scale_to_fold() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    )
+    groups = trace_groups(module.eval(), torch.randn(2, 3, 4, 4), is_verified=False)
+    (part,) = gather(module, groups, ("folded",))["0"].folded_parts
+    assert torch.equal(part.values, torch.cat([module[0].weight.flatten(1), module[0].bias[:, None]], 1))
+
+
+class TwoWeights(nn.Module):
+    """A layer with a bias that belongs to its second weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_weight, self.out_weight = nn.Parameter(torch.randn(12, 8)), nn.Parameter(torch.randn(8, 12))
+        self.bias = nn.Parameter(torch.randn(8))
+
+    def forward(self, x_BC: torch.Tensor) -> torch.Tensor:
+        hidden_BC = torch.nn.functional.linear(x_BC, self.in_weight).relu()
+        return torch.nn.functional.linear(hidden_BC, self.out_weight, self.bias)
+
+
+def test_a_bias_of_another_axis_is_not_folded() -> None:
+    module = nn.Sequential(TwoWeights(), nn.Linear(8, 3)).eval()
+    groups = trace_groups(module, torch.randn(2, 8), is_verified=False)
+    hidden = next(group for group in groups if group.num_channels == 12)
+    (part,) = gather(module, groups, ("folded",))[hidden.name].folded_parts
+    assert torch.equal(part.values, torch.cat([module[0].in_weight, torch.zeros(12, 1)], 1))

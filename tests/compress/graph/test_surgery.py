@@ -98,30 +98,6 @@ def test_plan_by_hand_is_minimal_and_nothing_happens_in_place() -> None:
     assert not changes_nothing(plan)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_cut_network_shares_no_memory_with_the_whole_one(name: str) -> None:
-    """Half the groups are cut: layers lose channels at both ends, at one, and at none."""
-    module, x_BCHW = network(name)
-    groups = trace_groups(module, x_BCHW, is_verified=False)[::2]
-    before = {key: value.clone() for key, value in module.state_dict().items()}
-    smaller = cut(module, plan_from_kept(groups, random_masks(groups, seed=0)))
-    own = {value.untyped_storage().data_ptr() for value in module.state_dict().values()}
-    assert own.isdisjoint(value.untyped_storage().data_ptr() for value in smaller.state_dict().values())
-    with torch.no_grad():
-        for value in smaller.state_dict().values():
-            value.zero_()
-    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
-
-
-def test_a_weight_that_two_layers_share_is_still_shared_when_neither_loses_it() -> None:
-    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)).eval()
-    module[1].bias = module[0].bias
-    smaller = cut(module, {"kind": "cut", "dropped": [], "layers": {"0": {"in": [0, 2]}, "2": {"out": [1]}}})
-    assert smaller[1].bias is smaller[0].bias
-    assert smaller[0].bias is not module[0].bias
-    assert torch.equal(smaller[0].bias, module[0].bias)
-
-
 def test_what_lies_in_a_dropped_block_is_not_in_the_plan() -> None:
     model = toy_model()
     groups = trace_groups(model.module, model.input.example())

@@ -5,24 +5,31 @@ import math
 import pytest
 import torch
 
-from compress.graph.stats import Activity, FoldedPart, GroupStats, Moments, Part
+from compress.graph.stats import Activity, FoldedPart, GroupStats, Moments, Part, UndeclaredReadError
 from compress.prune.criteria import CRITERIA, pairwise
 from compress.prune.criteria.family import NeutralScores
-from compress.prune.criteria.pairwise import largest_cosine_before, mean_distances, nearest_distances, pairs
+from compress.prune.criteria.pairwise import (
+    distance_sums,
+    folded_products,
+    largest_cosine_before,
+    mean_distances,
+    nearest_distances,
+)
 
 
 def group(need, *parts, size=2):
     return GroupStats("a", size, {need: [Part("l", axis, False, torch.tensor(v)) for axis, v in parts]})
 
 
-def folded(*kernels_CK, scale_CM=None, constant_CM=None):
+def folded(*kernels_CK, scale_CM=None, constant_CM=None, is_plain_too=True):
     """Kernels of one layer each, scaled by 1 and without constants if nothing else is said."""
     kernels_CK = [torch.as_tensor(kernel_CK) for kernel_CK in kernels_CK]
     one_C1 = torch.ones(len(kernels_CK[0]), 1)
     scale_CM = one_C1 if scale_CM is None else scale_CM
     constant_CM = 0 * one_C1 if constant_CM is None else constant_CM
     parts = [FoldedPart("l", kernel_CK, scale_CM, constant_CM) for kernel_CK in kernels_CK]
-    return GroupStats("a", len(one_C1), {"folded": parts})
+    plain = [Part("l", "out", False, kernel_CK) for kernel_CK in kernels_CK]
+    return GroupStats("a", len(one_C1), {"folded": parts} | ({"weight": plain} if is_plain_too else {}))
 
 
 def with_norm(*parts):
@@ -92,7 +99,8 @@ def test_batch_norm_scale_times_readers_does_not_move_with_the_scale():
 def test_geometric_median_joins_the_kernels_of_coupled_layers():
     """Kernels (0, 0), (3, 0) and (3, 4) of two layers with one weight each: distances 3, 5 and 4."""
     first, second = [[0.0], [3.0], [3.0]], [[0.0], [0.0], [4.0]]
-    assert CRITERIA.bind("geometric_median")(folded(first, second)).tolist() == pytest.approx([8.0, 7.0, 9.0], abs=1e-5)
+    stats = group("weight", ("out", first), ("out", second), ("in", [[9.0], [0.0], [0.0]]), size=3)
+    assert CRITERIA.bind("geometric_median")(stats).tolist() == pytest.approx([8.0, 7.0, 9.0], abs=1e-5)
 
 
 def test_kernel_distance():
@@ -167,31 +175,43 @@ def test_pairs_do_not_depend_on_how_many_rows_are_worked_on_at_a_time(rows, monk
     kernels_CK = torch.randn(7, 5)
     monkeypatch.setattr("compress.prune.criteria.pairwise.ROWS", rows)
     found_CC = torch.cdist(kernels_CK, kernels_CK)
-    found = pairs(folded(kernels_CK))
-    assert torch.allclose(found.distances_C, found_CC.sum(1), atol=1e-5)
-    assert torch.allclose(found.folded_CC, kernels_CK @ kernels_CK.T, atol=1e-5)
-    assert torch.allclose(mean_distances(found.folded_CC), found_CC.sum(1) / 6, atol=1e-4)
+    stats = folded(kernels_CK)
+    products_CC = folded_products(stats)
+    assert torch.allclose(distance_sums(stats), found_CC.sum(1), atol=1e-5)
+    assert torch.allclose(products_CC, kernels_CK @ kernels_CK.T, atol=1e-5)
+    assert torch.allclose(mean_distances(products_CC), found_CC.sum(1) / 6, atol=1e-4)
     nearest_CN = found_CC.fill_diagonal_(torch.inf).sort(1).values[:, :3]
-    assert torch.allclose(nearest_distances(found.folded_CC, 3).sort(1).values, nearest_CN, atol=1e-4)
+    assert torch.allclose(nearest_distances(products_CC, 3).sort(1).values, nearest_CN, atol=1e-4)
     order_C = torch.randperm(7)
     cosines_CC = torch.nn.functional.normalize(kernels_CK[order_C], dim=1)
     cosines_CC = (cosines_CC @ cosines_CC.T).masked_fill(torch.ones(7, 7).triu().bool(), -torch.inf)
-    assert torch.allclose(largest_cosine_before(found.folded_CC, order_C), cosines_CC.amax(1), atol=1e-5)
+    assert torch.allclose(largest_cosine_before(products_CC, order_C), cosines_CC.amax(1), atol=1e-5)
 
 
+@pytest.mark.parametrize("mean", [0.0, 5.0])
 @pytest.mark.parametrize("num_positions", [1, 3])
-def test_pairs_of_folded_kernels_are_those_of_their_values(num_positions):
-    """Two layers, a scale and a constant of their own for every position."""
+def test_folded_products_are_those_of_the_values(num_positions, mean):
+    """Two layers, a scale and a constant of their own for every position; with and without a large common part."""
     torch.manual_seed(0)
-    first_CK, second_CK = torch.randn(300, 6) + 5, torch.randn(300, 12)
+    first_CK, second_CK = torch.randn(300, 6) + mean, torch.randn(300, 12)
     scale_CM, constant_CM = torch.rand(300, num_positions) + 0.5, torch.randn(300, num_positions)
     stats = folded(first_CK, second_CK, scale_CM=scale_CM, constant_CM=constant_CM)
     values_CK = torch.cat([part.values for part in stats.folded_parts], 1)
     assert values_CK.shape == (300, 18 + 2 * num_positions)
     plain_CK = torch.cat([first_CK, second_CK], 1)
-    found = pairs(stats)
-    assert torch.allclose(found.folded_CC, values_CK @ values_CK.T, rtol=1e-5, atol=1e-3)
-    assert torch.allclose(found.distances_C, torch.cdist(plain_CK, plain_CK).sum(1), rtol=1e-5)
+    assert torch.allclose(folded_products(stats), values_CK @ values_CK.T, rtol=1e-5, atol=1e-3)
+    assert torch.allclose(distance_sums(stats), torch.cdist(plain_CK, plain_CK).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_plain_too", [True, False])
+def test_each_need_can_be_gathered_without_the_other(is_plain_too):
+    kernels_CK = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    stats = folded(kernels_CK, is_plain_too=is_plain_too)
+    assert folded_products(stats).tolist() == [[0.0, 0.0], [0.0, 25.0]]
+    if not is_plain_too:
+        with pytest.raises(UndeclaredReadError, match="'weight'"):
+            distance_sums(stats)
+    assert distance_sums(group("weight", ("out", kernels_CK.tolist()))).tolist() == [5.0, 5.0]
 
 
 def test_kernels_that_all_but_agree_are_told_apart():
@@ -200,15 +220,43 @@ def test_kernels_that_all_but_agree_are_told_apart():
     apart_CK = 0.01 * torch.randn(9, 4)
     kernels_CK = (1000 + apart_CK.double()).float()
     expected_C = torch.cdist(kernels_CK.double(), kernels_CK.double()).sum(1).float()
-    assert torch.allclose(pairs(folded(kernels_CK)).distances_C, expected_C, rtol=1e-2)
+    assert torch.allclose(distance_sums(folded(kernels_CK)), expected_C, rtol=1e-2)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-5, 1e-3])
+def test_kernels_near_zero_have_the_angle_that_they_have(size):
+    """Every fourth kernel of 32 is next to nothing, beside others with a common part."""
+    torch.manual_seed(0)
+    kernels_CK = 0.1 * torch.randn(32, 144) + 0.02
+    kernels_CK[::4] *= size
+    scores_C = CRITERIA.bind("kernel_angle")(folded(kernels_CK))
+    if not size:
+        assert scores_C[::4].tolist() == [0.0] * 8
+        assert scores_C.sort().values[8] > 0.5
+    else:
+        straight_CK = torch.nn.functional.normalize(kernels_CK.double())
+        cosines_CC = (straight_CK @ straight_CK.T).float()
+        length_C = kernels_CK.norm(dim=1)
+        cosines_CC.masked_fill_(length_C <= length_C[:, None], -torch.inf)
+        assert torch.allclose(scores_C, (1 - cosines_CC.amax(1)).clamp(max=2), atol=1e-4)
 
 
 def test_pairs_are_kept_as_long_as_the_statistics():
     stats = folded([[0.0, 0.0], [3.0, 4.0]])
-    before = len(pairwise._PAIRS)
-    assert pairs(stats) is pairs(stats)
+    before = len(pairwise._FOUND)
+    assert folded_products(stats) is folded_products(stats)
     CRITERIA.bind("kernel_angle")(stats)
     CRITERIA.bind("geometric_median")(stats)
-    assert len(pairwise._PAIRS) == before + 1
+    assert len(pairwise._FOUND) == before + 1
     del stats
-    assert len(pairwise._PAIRS) == before
+    assert len(pairwise._FOUND) == before
+
+
+def test_one_pass_over_pairs_serves_all_criteria(monkeypatch):
+    seen = []
+    products = pairwise._Piece.products
+    monkeypatch.setattr(pairwise._Piece, "products", lambda *args: seen.append(1) or products(*args))
+    stats = folded(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)))
+    for name in ("geometric_median", "kernel_distance", "kernel_angle"):
+        CRITERIA.bind(name)(stats)
+    assert len(seen) == 1
