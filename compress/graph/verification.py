@@ -26,19 +26,22 @@ def verified(module: nn.Module, groups: tuple[ChannelGroup, ...], x_BCHW: Tensor
     tested = unlike(module)
     with torch.no_grad():
         whole = tested(x_BCHW)
+    return _fitting(tested, (), groups, x_BCHW, whole)
 
-    def fitting(sound: tuple[ChannelGroup, ...], more: tuple[ChannelGroup, ...]) -> tuple[ChannelGroup, ...]:
-        reason = _difference(tested, (*sound, *more), x_BCHW, whole) if more else None
-        if reason is None:
-            return more
-        if len(more) == 1:
-            leave_out(more[0].name, f"cutting them does not equal zeroing them ({reason})")
-            return ()
-        half = len(more) // 2
-        first = fitting(sound, more[:half])
-        return (*first, *fitting((*sound, *first), more[half:]))
 
-    return fitting((), groups)
+def _fitting(
+    tested: nn.Module, sound: tuple[ChannelGroup, ...], more: tuple[ChannelGroup, ...], x_BCHW: Tensor, whole: Tensor
+) -> tuple[ChannelGroup, ...]:
+    """Return those of `more` that can be cut together with the sound ones, found by halving; leave the others out."""
+    reason = _difference(tested, (*sound, *more), x_BCHW, whole) if more else None
+    if reason is None:
+        return more
+    if len(more) == 1:
+        leave_out(more[0].name, f"cutting them does not equal zeroing them ({reason})")
+        return ()
+    half = len(more) // 2
+    first = _fitting(tested, sound, more[:half], x_BCHW, whole)
+    return (*first, *_fitting(tested, (*sound, *first), more[half:], x_BCHW, whole))
 
 
 def unlike(module: nn.Module) -> nn.Module:

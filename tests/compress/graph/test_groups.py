@@ -1,11 +1,13 @@
 """Which channels hang together, and which blocks can go."""
 
 import warnings
+import weakref
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.core.garbage import no_collection
 from compress.core.random import seeded
 from compress.graph.dependencies import Untraceable
 from compress.graph.groups import (
@@ -17,6 +19,7 @@ from compress.graph.groups import (
     kept_masks,
     trace_groups,
 )
+from compress.graph.verification import unlike
 from compress.models.resnet_cifar import resnet_cifar
 from tests.compress.graph.networks import network
 from tests.toys import toy_model
@@ -88,6 +91,21 @@ class Restless(nn.Module):
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         self.first.weight.data = torch.renorm(self.first.weight.data, 2, 0, 0.1)
         return self.second(torch.relu(self.norm(self.first(x_BCHW)))).mean((2, 3))
+
+
+def test_no_copy_of_the_network_outlives_its_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where nobody searches for cyclic garbage."""
+    made = []
+
+    def noted(module: nn.Module) -> nn.Module:
+        copied = unlike(module)
+        made.append(weakref.ref(copied))
+        return copied
+
+    monkeypatch.setattr("compress.graph.verification.unlike", noted)
+    with no_collection():
+        trace_groups(resnet_cifar((3, 16, 16), 10, depth=8), torch.randn(2, 3, 16, 16))
+        assert [copied() for copied in made] == [None]
 
 
 def test_a_network_that_writes_into_its_weights_keeps_them_when_it_is_traced() -> None:
