@@ -43,9 +43,13 @@ def rows(watch: Watch) -> list[list[str]]:
 
 
 def int8_choices(watch: Watch) -> list[str]:
-    """Return a line for each budget: whether an INT8 file was accepted, refused or skipped, and why."""
-    reports = {step.label: report_of(step).get("int8", {}) for step in watch.of("export")}
-    return [f"{label}: {int8['status']}. {int8['reason']}" for label, int8 in reports.items() if int8.get("reason")]
+    """Return a line for each budget: whether there is an INT8 file, and why."""
+    found = []
+    for step in watch.of("export"):
+        int8 = report_of(step).get("int8", {})
+        if reason := int8.get("reason"):
+            found.append(f"{step.label}: {'accepted' if int8.get('chosen') else 'none'}, {reason}")
+    return found
 
 
 def _row(title: str, model: Mapping[str, Any], ratios: Mapping[str, Any], verdict: str) -> list[str]:

@@ -112,10 +112,9 @@ def _kernels(place: Place) -> Tensor:
 
 def _shift(place: Place, norm: Any, shift_D: Tensor) -> None:
     """Let a layer's outputs gain `shift_D`, in place, if there is a place for it."""
-    name = place.weight_name.rpartition(".")[2].removesuffix("weight") + "bias"
-    bias = getattr(place.layer, name, None)
+    bias = getattr(place.layer, place.bias_name, None)
     with torch.no_grad():
         if isinstance(bias, nn.Parameter):
             bias.add_(shift_D.to(bias))
-        elif norm is not None and norm.running_mean is not None:
+        elif norm is not None:
             norm.running_mean -= shift_D.to(norm.running_mean)

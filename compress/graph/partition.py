@@ -56,6 +56,7 @@ class Partition:
         differ = (low != high) & (low != FIXED)
         pairs = (low[differ] * self._count + high[differ]).unique().numpy()
         lows, highs = pairs // self._count, pairs % self._count
+        # Nobody is joined twice, and no chain can become long.
         if len(np.unique(highs)) == len(highs) and not np.isin(highs, lows).any():
             self._above[highs] = lows
             return

@@ -74,9 +74,20 @@ class Place:
         own = rows if self._index_CM is None else rows[self._index_CM.to(value.device)]
         return own.reshape(len(self.member.index), -1).contiguous()
 
-    def folded_part(self, rows_CK: Tensor, norm: Any) -> FoldedPart:
-        """Return rows of the weight together with the bias and what a batch norm behind the layer does to both."""
-        bias_S = getattr(self.layer, "bias", None) if self.member.axis == "out" else None
+    @property
+    def bias_name(self) -> str:
+        """Name in the layer of the parameter that is added to what the weight makes, if there is one."""
+        return self.weight_name.rpartition(".")[2].removesuffix("weight") + "bias"
+
+    def folded_part(self, rows_CK: Tensor, norm: Any, *, has_bias: bool) -> FoldedPart:
+        """Return rows of the weight together with what is added and what a batch norm behind the layer does to both.
+
+        Args:
+            rows_CK: The rows.
+            norm: The batch norm, or None.
+            has_bias: Whether a bias of the layer belongs to the channels.
+        """
+        bias_S = getattr(self.layer, self.bias_name, None) if has_bias else None
         bias_S = bias_S.detach() if isinstance(bias_S, Tensor) else rows_CK.new_zeros(self.member.size)
         scale_S = torch.ones_like(bias_S)
         if norm is not None:

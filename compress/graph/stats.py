@@ -132,6 +132,7 @@ def _weights(
     module: nn.Module, places: Sequence[Place], needs: Sequence[str]
 ) -> Iterator[tuple[str, Part | FoldedPart]]:
     """Yield what is read off the weights of a group's layers. Both needs share one copy of them."""
+    touched = {(place.member.path, place.member.axis) for place in places}
     for place in places:
         if place.weight is not None and ("weight" in needs or ("folded" in needs and place.makes_channels)):
             rows_CK = place.rows(place.weight)
@@ -139,8 +140,11 @@ def _weights(
             if "weight" in needs:
                 yield "weight", place.part(rows_CK)
             if "folded" in needs and place.makes_channels:
-                norm = norm_after(module).get(place.member.path)
-                yield "folded", place.folded_part(rows_CK, None if norm is None else module.get_submodule(norm))
+                path, axis = place.member.path, place.member.axis
+                norm = norm_after(module).get(path)
+                norm_or_none = None if norm is None else module.get_submodule(norm)
+                has_bias = axis == "out" or (path, f"{place.bias_name}.0") in touched
+                yield "folded", place.folded_part(rows_CK, norm_or_none, has_bias=has_bias)
 
 
 def _passed(

@@ -2,6 +2,8 @@
 
 import json
 
+from compress.measure.paired import Ratio
+from deploy.export.int8_choice import Int8Limits, Int8Variant, choose
 from pipelines import summary
 from pipelines.watch import Step, Watch
 
@@ -44,11 +46,29 @@ def test_a_gate_that_is_off_is_said_so(tmp_path):
 
 
 def test_what_became_of_int8_is_said_with_the_reason(tmp_path):
-    watch = Watch()
-    reports = {
-        "half": {"int8": {"chosen": "signed", "status": "accepted", "reason": "It is faster."}},
-        "quarter": {"int8": {"chosen": None, "status": "refused", "reason": "It is not faster."}},
-        "tenth": {},
+    limits = Int8Limits(batch=32, fp32_accuracy=0.9, drop_max=0.01)
+    slower, faster = (
+        Int8Variant(
+            name=name,
+            path=tmp_path / "model.onnx",
+            size_bytes=9,
+            validation_accuracy=0.9,
+            speedups={32: Ratio(speed, speed - 0.1, speed + 0.1)},
+        )
+        for name, speed in (("slower", 0.8), ("faster", 1.5))
+    )
+    choices = {
+        "half": choose([slower, faster], limits),
+        "quarter": choose([slower], limits),
+        "tenth": choose([], limits),
     }
-    watch.steps += [step(tmp_path, "export", label, report) for label, report in reports.items()]
-    assert summary.int8_choices(watch) == ["half: accepted. It is faster.", "quarter: refused. It is not faster."]
+    watch = Watch()
+    for label, choice in choices.items():
+        name = choice.chosen.name if choice.chosen else None
+        int8 = {"chosen": name, "status": choice.status, "reason": choice.reason}
+        watch.steps.append(step(tmp_path, "export", label, {"int8": int8}))
+    watch.steps.append(step(tmp_path, "export", "off", {}))
+    half, quarter, tenth = summary.int8_choices(watch)
+    assert half.startswith("half: accepted, faster has 1.50x [1.40, 1.60] of the speed of fp32")
+    assert quarter.startswith("quarter: none, INT8 is not faster than fp32 on this machine")
+    assert tenth == "tenth: none, no INT8 variant was asked for."

@@ -35,7 +35,11 @@ def folded_products(group: GroupStats) -> Tensor:
 
 
 def _found(group: GroupStats, need: str) -> Tensor:
-    """Return what belongs to a need. Products of kernels take longest: they serve both needs if both were gathered."""
+    """Return what belongs to a need.
+
+    Products of kernels take longest. They serve both needs if both were gathered, whoever asks first; where a channel
+    has several positions, sums of distances are then rounded in another order.
+    """
     found = _FOUND.setdefault(group, {})
     if need not in found:
         group.parts(need)
@@ -130,16 +134,25 @@ def _pieces(part: FoldedPart) -> Iterator[_Piece]:
 def _compared(pieces: Sequence[_Piece], needs: Collection[str]) -> dict[str, Tensor]:
     """Return sums of distances if "weight" is needed, and products of folded kernels if "folded" is.
 
-    One pass does for both, unless kernels have more in common than they differ in: products would then lose the
+    One pass does for both, unless most kernels have more in common than they differ in: products would then lose the
     differences to rounding, so distances are those of kernels without their mean.
     """
-    lengths = torch.stack([piece.kernels_CK.square().sum(1).mean() for piece in pieces]).sum()
-    common = torch.stack([piece.kernels_CK.mean(0).square().sum() for piece in pieces]).sum()
-    if "weight" in needs and common > lengths / 2:
+    if "weight" in needs and _have_much_in_common(pieces):
         centred = [_Piece(piece.kernels_CK - piece.kernels_CK.mean(0)) for piece in pieces]
         others = [need for need in needs if need != "weight"]
         return _in_one_pass(centred, ["weight"]) | (_in_one_pass(pieces, others) if others else {})
     return _in_one_pass(pieces, needs)
+
+
+def _have_much_in_common(pieces: Sequence[_Piece]) -> bool:
+    """Return whether the typical kernel's squared length is more than halved without the mean of all."""
+    lengths_C, apart_C = (torch.zeros(len(pieces[0].kernels_CK), device=pieces[0].kernels_CK.device) for _ in range(2))
+    for piece in pieces:
+        mean_K = piece.kernels_CK.mean(0)
+        square_C = piece.kernels_CK.square().sum(1)
+        lengths_C += square_C
+        apart_C += square_C - 2 * (piece.kernels_CK @ mean_K) + mean_K @ mean_K
+    return bool(apart_C.median() < lengths_C.median() / 2)
 
 
 def _in_one_pass(pieces: Sequence[_Piece], needs: Collection[str]) -> dict[str, Tensor]:

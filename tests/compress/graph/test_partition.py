@@ -22,6 +22,21 @@ def test_there_is_room_for_many():
     assert sets.roots(first).tolist() == [1, 2, 3]
 
 
+def test_sets_are_those_of_a_search_one_by_one():
+    """Pairs at random, all of one call joined at once: numbers repeat and form chains."""
+    for seed in range(200):
+        draw = torch.Generator().manual_seed(seed)
+        sets, expected = Partition(), {number: {number} for number in range(1, 21)}
+        numbers = sets.new(20)
+        for _ in range(3):
+            a, b = numbers[torch.randint(20, (2, 5), generator=draw)]
+            sets.join(a, b, "")
+            for one, other in zip(a.tolist(), b.tolist(), strict=True):
+                both = expected[one] | expected[other]
+                expected.update(dict.fromkeys(both, both))
+        assert sets.roots(numbers).tolist() == [min(expected[number]) for number in numbers.tolist()]
+
+
 def test_what_meets_the_fixed_is_marked_and_not_joined():
     sets = Partition()
     a = sets.new(3)

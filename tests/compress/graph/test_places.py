@@ -141,6 +141,24 @@ class TwoWeights(nn.Module):
         return torch.nn.functional.linear(hidden_BC, self.out_weight, self.bias)
 
 
+class OneWeight(nn.Module):
+    """A layer of one's own with bare parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(6))
+
+    def forward(self, x_BC: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x_BC, self.weight, self.bias)
+
+
+def test_the_bias_of_a_bare_weight_is_folded() -> None:
+    module = nn.Sequential(OneWeight(), nn.ReLU(), nn.Linear(6, 3)).eval()
+    (group,) = trace_groups(module, torch.randn(2, 8), is_verified=False)
+    (part,) = gather(module, (group,), ("folded",))[group.name].folded_parts
+    assert torch.equal(part.values, torch.cat([module[0].weight, module[0].bias[:, None]], 1))
+
+
 def test_a_bias_of_another_axis_is_not_folded() -> None:
     module = nn.Sequential(TwoWeights(), nn.Linear(8, 3)).eval()
     groups = trace_groups(module, torch.randn(2, 8), is_verified=False)

@@ -223,6 +223,18 @@ def test_kernels_that_all_but_agree_are_told_apart():
     assert torch.allclose(distance_sums(folded(kernels_CK)), expected_C, rtol=1e-2)
 
 
+def test_one_kernel_of_another_kind_does_not_hide_how_the_others_differ():
+    torch.manual_seed(0)
+    base_K = torch.randn(144)
+    kernels_CK = base_K + 3e-4 * torch.randn(64, 144) * torch.rand(64, 1)
+    kernels_CK[0] = -9 * base_K
+    expected_C = torch.cdist(kernels_CK.double(), kernels_CK.double()).sum(1)
+    ranks_2C = torch.stack(
+        [x_C.argsort().argsort().double() for x_C in (distance_sums(folded(kernels_CK)), expected_C)]
+    )
+    assert torch.corrcoef(ranks_2C)[0, 1] > 0.99
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-5, 1e-3])
 def test_kernels_near_zero_have_the_angle_that_they_have(size):
     """Every fourth kernel of 32 is next to nothing, beside others with a common part."""

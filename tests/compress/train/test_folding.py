@@ -86,3 +86,10 @@ def test_a_network_that_cannot_be_traced_warns():
 
     with pytest.warns(UserWarning, match="no batch norm is folded"):
         assert norm_after(Branches()) == {}
+
+
+def test_a_norm_without_running_statistics_is_left_out() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    assert norm_after(net) == {}
+    x_BCHW = torch.randn(2, 3, 4, 4)
+    assert torch.equal(folded(net)(x_BCHW), net(x_BCHW))
