@@ -61,7 +61,7 @@ def test_three_arms_of_the_same_layers(tmp_path, asked):
         "Against cut channels at no more multiply-adds and equal training steps, in test"
     )
     assert "depthwise separable (judged at batch 64)" in verdict.headline
-    assert f"at {faded[0]['macs']:.2f}x and " in verdict.sentences[0]
+    assert f"at {faded[0]['macs']:.2f}x against " in verdict.sentences[0]
     assert "faded in" in verdict.sentences[1]
     assert "the same at once" in verdict.sentences[1]
     assert verdict.table.count("\n| ") == 4
