@@ -86,17 +86,22 @@ def verdicts_by_idea(root: Path) -> dict[str, list[str]]:
 
 
 def _verdict(contents: Sequence[Mapping[str, Any]], idea: str) -> str:
-    """Return what the first results that judge an idea say of it, and their preset."""
-    for results in contents:
-        if said := results["ideas"].get(idea, results["headline"]):
+    """Return what is said of the idea by the most telling results that have a word on it, complete or not.
+
+    Where no results have one, it is the headline of those that never do, of complete ones first.
+    """
+    own = [(results, results["ideas"].get(idea)) for results in contents]
+    complete_first = sorted(contents, key=lambda results: bool(results["missing"]))
+    own += [(results, results["headline"]) for results in complete_first if idea not in results["ideas"]]
+    for results, said in own:
+        if said:
             return f"{said} ({results['preset']}{', not complete' if results['missing'] else ''})"
     return "not run yet" if not contents else "not judged yet"
 
 
 def ranked_results(folder: Path) -> list[dict[str, Any]]:
-    """Return the committed results of all presets, the most telling first and complete ones in front of the others."""
-    contents = [json.loads(path.read_text()) for preset in RANKING if (path := folder / f"{preset}.json").is_file()]
-    return sorted(contents, key=lambda content: bool(content["missing"]))
+    """Return the committed results of all presets, the most telling first."""
+    return [json.loads(path.read_text()) for preset in RANKING if (path := folder / f"{preset}.json").is_file()]
 
 
 def page(source: Mapping[str, Any], pieces: Mapping[str, list[str]], verdicts: Mapping[str, list[str]]) -> str:

@@ -37,6 +37,7 @@ __all__ = [
     "Part",
     "Settings",
     "UndeclaredReadError",
+    "check_blocks_have",
     "gather",
 ]
 
@@ -119,13 +120,19 @@ def gather(
 def _check(needs: Sequence[str], blocks: Sequence[Block], task: Task | None) -> None:
     for need in needs:
         assert need in NEEDS or need in GATHERERS, f"no statistic {need!r}; known: {(*NEEDS, *GATHERERS)}"
-        if blocks and need not in OF_BLOCKS and need not in GATHERERS:
-            raise ValueError(
-                f"this criterion looks at {need!r}, which blocks do not have: it scores channels only. Leave the "
-                f"blocks out, or choose a criterion that scores blocks too, for example taylor."
-            )
+        if blocks:
+            check_blocks_have(need)
         if task is None and need not in WITHOUT_DATA:
             raise ValueError(f"this criterion looks at {need!r} and needs data: name a task.")
+
+
+def check_blocks_have(need: str) -> None:
+    """Raise ValueError if blocks have no such statistic, so that a criterion that needs it scores channels only."""
+    if need not in OF_BLOCKS and need not in GATHERERS:
+        raise ValueError(
+            f"this criterion looks at {need!r}, which blocks do not have: it scores channels only. Leave the "
+            f"blocks out, or choose a criterion that scores blocks too, for example taylor."
+        )
 
 
 def _weights(

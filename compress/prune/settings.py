@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from compress.core.registry import Piece
 from compress.core.stage import piece_field
+from compress.graph.stats import check_blocks_have
 from compress.measure.runtimes import RUNTIMES
 from compress.prune.allocators import ALLOCATORS
 from compress.prune.compensations import COMPENSATIONS
@@ -31,7 +32,8 @@ class CutConfig(FitConfig):
 
     Attributes:
         criterion: What a channel is worth.
-        normalizer: How scores of different groups become comparable.
+        normalizer: How scores of different groups become comparable; "none" where scores of blocks are compared with
+            those of channels.
         allocator: How much each group loses.
         schedule: In how many cuts.
         units: What may go: channels, residual blocks as a whole, or both in one ranking.
@@ -91,7 +93,20 @@ class CutConfig(FitConfig):
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more; {usual}.")
+        self._check_units()
         self._check_shares()
+
+    def _check_units(self) -> None:
+        """Raise ValueError for scores that blocks do not have, or that do not share the channels' unit."""
+        for need in self.criterion.card.needs if self.has_blocks else ():
+            check_blocks_have(need)
+        is_mixed = self.has_blocks and self.has_channels
+        if is_mixed and self.allocator.card.extra.get("compares_groups", False) and is_active(self.normalizer):
+            raise ValueError(
+                f"allocator={self.allocator.name} compares channels with blocks, and normalizer={self.normalizer.name} "
+                f"makes the best block worth as much as the best channel of any layer: choose normalizer=none, or an "
+                f"allocator that tries cuts out, for example measured_greedy."
+            )
 
     def _check_shares(self) -> None:
         """Raise ValueError for shares of the fine-tuning that do not fit together or have no effect."""

@@ -16,6 +16,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from compress.core.registry import UnknownName
 from deploy.coverage.networks import SETS, networks
 from deploy.coverage.steps import FACTS, STEPS
 from deploy.coverage.table import is_passed, table
@@ -87,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts_path = options.out.with_suffix(".jsonl")
     known = _known(facts_path)
     wanted = [pair for name in options.set or SETS for pair in networks(name)]
+    for name in options.only:
+        if name not in (names := {builder.partition(":")[2] for builder, _ in wanted}):
+            parser.error(str(UnknownName.among("network", name, names)))
     wanted = [pair for pair in wanted if not options.only or pair[0].partition(":")[2] in options.only]
     waiting = [pair for pair in wanted if _is_due(known.get(pair[0]), again=options.again, stale=options.stale)]
     started = time.monotonic()

@@ -15,7 +15,7 @@ It passes these steps, the last three in a process of their own:
 1. **build**, batch norms with the statistics of random inputs; outputs differ from input to input;
 2. **trace**: find the groups of channels, each of them verified by numbers (cut == zeroed, which changes the outputs);
 3. **prune** by magnitude to half of the multiply-adds, or to the smallest part that can be reached;
-4. **backward**: run forwards and backwards; the loss depends on every weight, by finite slopes;
+4. **backward**: run forwards and backwards; the loss depends on every weight matrix that takes part, by finite slopes;
 5. **save**;
 6. **rebuild** from the record, with the same outputs;
 7. **export** to ONNX; ONNX Runtime and torch agree to 1e-4 of the largest output at batches 1, 2 and 7;

@@ -13,6 +13,7 @@ from compress.run import task_of
 from compress.studies import Bench, Cell, Study, Table, Verdict
 from compress.studies.statistics import best_of, comparison, estimate
 from studies.charts import Dot, dots_chart
+from studies.ideas import ids_of
 from studies.protocol import (
     RECOVERY,
     RESNET56,
@@ -156,12 +157,13 @@ def _same_criterion(tuned: Mapping[str, dict[int, float]], where: str) -> list[s
 
 
 def _by_idea(against: Mapping[str, str], judged: Mapping[str, dict[int, float]]) -> dict[str, str]:
-    """Return, by idea, the sentence on its criterion that validation data puts first."""
+    """Return, by idea, the sentences on its criteria, in the order of validation data."""
     found: dict[str, list[str]] = {}
     for name in (name for name in against if name in CRITERIA):
-        for idea in CRITERIA[name].idea.split(","):
-            found.setdefault(idea.strip(), []).append(name)
-    return {idea: against[best_of({name: judged[name] for name in names})] for idea, names in found.items() if idea}
+        for idea in ids_of(CRITERIA[name].idea):
+            found.setdefault(idea, []).append(name)
+    order = by_mean(judged)
+    return {idea: " ".join(against[name] for name in sorted(names, key=order.index)) for idea, names in found.items()}
 
 
 def _where(table: Table) -> str:
@@ -196,7 +198,7 @@ def figures(table: Table) -> dict[str, str]:
 
 STUDY = Study(
     title="Which criterion keeps most accuracy at 2.1 times fewer multiply-adds?",
-    ideas=("C3", "C4", "C5", "C6", "C7", "C8", "C9"),
+    ideas=("A5", "C3", "C4", "C5", "C6", "C7", "C8", "C9"),
     presets={"quick": quick, "full": full},
     run=run,
     conclude=conclude,

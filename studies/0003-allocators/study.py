@@ -14,6 +14,7 @@ from compress.run import task_of
 from compress.studies import Bench, Cell, Study, Table, Verdict
 from compress.studies.statistics import best_of, comparison, estimate
 from studies.charts import Dot, dots_chart
+from studies.ideas import ids_of
 from studies.protocol import (
     PAUSE_S,
     RECOVERY,
@@ -65,11 +66,12 @@ WITH_BLOCKS: dict[str, Any] = {
     "units": "channels and blocks",
     "reach": "inside",
 }
-WITHOUT_BLOCKS = {**WITH_BLOCKS, "units": "channels", "reach": "all"}
-ALONE, CONTROL, TAUGHT = "with_blocks", "without_blocks", "with_blocks_and_teacher"
-ASKS_LOSSES = (ALONE, CONTROL, TAUGHT, "measured_greedy", "sensitivity", "genetic")
+ALONE, CONTROL, TAUGHT = "with_blocks", "measured_greedy", "with_blocks_and_teacher"
+OURS = {ALONE: WITH_BLOCKS, TAUGHT: WITH_BLOCKS}
+#: Allocators that rank blocks and channels by their scores, and the end of the names of their rows with blocks.
+RANKED, MIXED = ("worth_per_cost", "latency_knapsack"), "_and_blocks"
+ASKS_LOSSES = (ALONE, CONTROL, TAUGHT, "sensitivity", "genetic")
 IDEAS = ("A5", "C1", "D1", "D2", "D7")
-OURS = {ALONE: WITH_BLOCKS, CONTROL: WITHOUT_BLOCKS, TAUGHT: WITH_BLOCKS}
 LOSS: dict[str, Any] = {"name": "stage_features", "feature_weight": 100.0}
 SPEEDS = (1.6, 2.0)
 LATENCY_BATCHES = (1, 64)
@@ -111,7 +113,7 @@ def quick() -> Iterator[Cell]:
         base,
         curves=curves,
         search={**SEARCH, "ways": [way for way in TP_WAYS if way["steps"] == 1], "search_sessions": 1},
-        ours={BASELINE: _rounded(BASELINE), **OURS},
+        ours={BASELINE: _rounded(BASELINE), CONTROL: _rounded(CONTROL), **OURS},
         theirs=("taylor",),
         aims=((2.0, 1),),
         seeds=(0,),
@@ -119,8 +121,9 @@ def quick() -> Iterator[Cell]:
 
 
 def full() -> Iterator[Cell]:
-    """All allocators at 1.6 and 2 times the speed, at batch 1 and 64, three seeds."""
+    """All allocators, with and without blocks, at 1.6 and 2 times the speed, at batch 1 and 64, three seeds."""
     ours = {name: _rounded(name) for name in ALLOCATORS}
+    ours |= {f"{name}{MIXED}": {**WITH_BLOCKS, "normalizer": "none", **_rounded(name)} for name in RANKED}
     ours |= OURS
     aims = tuple((speed, batch) for speed in SPEEDS for batch in LATENCY_BATCHES)
     yield from by_seed(
@@ -265,9 +268,8 @@ def conclude(table: Table) -> Verdict:
             for name in ([_best(table, ours)] if ours else []) + [taught]:
                 sentences += compared(name, rival)
         lost = [name for name in table.names if name.endswith(tail) and name not in tuned]
-        blocks = compared(f"{ALONE}{tail}", f"{CONTROL}{tail}")
-        if f"{CONTROL}{tail}" in lost and f"{ALONE}{tail}" in tuned:
-            blocks = [f"The row {spoken(CONTROL)} finds no network {where}; the row {spoken(ALONE)} does."]
+        pairs = [(ALONE, CONTROL), *((f"{name}{MIXED}", name) for name in RANKED)]
+        blocks = [said for mixed, plain in pairs for said in compared(f"{mixed}{tail}", f"{plain}{tail}")]
         ideas.setdefault("A5", []).extend(blocks)
         ideas.setdefault("D7", []).extend(compared(f"{ALONE}{tail}", f"{BASELINE}{tail}"))
         sentences += [*blocks, *compared(taught, f"{ALONE}{tail}")]
@@ -281,9 +283,7 @@ def conclude(table: Table) -> Verdict:
             for idea in _ideas_of(name):
                 ideas.setdefault(idea, []).extend(found)
         sentences += [f"Out of reach {where}: {', '.join(map(spoken, lost))}."] if lost else []
-    if not sentences:
-        headline = f"{len(table.rows)} cells are measured, too few to compare."
-        return Verdict(headline=headline, table=_markdown(table), ideas=dict.fromkeys(IDEAS, ""))
+    sentences = sentences or [f"{len(table.rows)} cells are measured, too few to compare."]
     said = {idea: " ".join(ideas.get(idea, ())) for idea in IDEAS}
     headline = sentences[0][:1].upper() + sentences[0][1:]
     return Verdict(headline=headline, sentences=tuple(sentences[1:]), table=_markdown(table), ideas=said)
@@ -304,12 +304,14 @@ def _compared(table: Table, tuned: Mapping[str, dict[int, float]], tail: str, na
 def _ideas_of(name: str) -> list[str]:
     """Return the ideas on the card of the allocator that a row is named after; none for other rows."""
     kind = name.partition("=")[0]
-    return [idea.strip() for idea in ALLOCATORS[kind].idea.split(",")] if kind in ALLOCATORS else []
+    return ids_of(ALLOCATORS[kind].idea) if kind in ALLOCATORS else []
 
 
 def _best(table: Table, names: Sequence[str]) -> str:
-    """Return the name that validation data puts first."""
-    return best_of({name: table.values(name, "validation.tuned") for name in names})
+    """Return the name that validation data puts first, by the seeds that all of them have."""
+    judged = {name: table.values(name, "validation.tuned") for name in names}
+    shared = set.intersection(*(set(values) for values in judged.values()))
+    return best_of({name: {seed: values[seed] for seed in shared} for name, values in judged.items()})
 
 
 def _aims(table: Table) -> list[str]:

@@ -112,14 +112,15 @@ def penalty(name: str, rate: float, times: float, part: float) -> dict[str, Any]
 def conclude(table: Table) -> Verdict:
     """Compare maps with kernels, each penalty with the same training without it, and all with magnitude."""
     sentences: list[str] = []
-    ideas: dict[str, list[str]] = {"C2": []}
+    ideas: dict[str, list[str]] = {"C2": [], "C6": []}
     for part in _budgets(table):
         where = f"at {1 / part:.1f}x fewer multiply-adds"
         for tail, what in ((TRAINED, "trained for"), ("", "as they are")):
             pair = [table.values(f"{kind}{tail}={part}", "test.tuned") for kind in (MAPS, KERNELS)]
             if set(pair[0]) & set(pair[1]):
                 maps, kernels = f"sparsity of feature maps, {what},", f"sparsity of kernels, {what},"
-                sentences.append(comparison(maps, pair[0], kernels, pair[1], where=where))
+                ideas["C6"].append(comparison(maps, pair[0], kernels, pair[1], where=where))
+                sentences.append(ideas["C6"][-1])
         for name, criterion in CRITERIA.items():
             control, trained = f"{criterion}{CONTROL}={part}", f"{name}{TRAINED}={part}"
             compared = against(

@@ -309,15 +309,15 @@ def conclude(table: Table) -> Verdict:
             sentences.append(comparison(_said(name), own, "cut channels", cut, where=_where(table, name)))
         if set(own) & set(plain):
             fading.append(comparison(f"{_said(name)} faded in", own, "the same at once", plain))
-        for row in table.of(f"{CHANNELS}{name}")[:1]:
-            if "unreachable" in row.result:
-                ends.append(f"Cut channels cannot get down to what {_said(name)} leaves: {row['unreachable']}")
+        for row in (row for row in table.of(f"{CHANNELS}{name}")[:1] if "unreachable" in row.result):
+            ends.append(f"Cut channels cannot get down to what {_said(name)} leaves: {row['unreachable']}")
     sentences = [one[:1].upper() + one[1:] for one in (*sentences, *fading)] + ends
     if not sentences:
         return Verdict(headline=f"{len(table.rows)} cells are measured, too few to compare.")
     if sure := {name: gap for name, gap in gaps.items() if gap.half is not None}:
         sentences = [_headline(sure), *sentences]
-    return Verdict(headline=sentences[0], sentences=tuple(sentences[1:]), table=_markdown(table))
+    ideas = {"D4": " ".join(sentences)}
+    return Verdict(headline=sentences[0], sentences=tuple(sentences[1:]), table=_markdown(table), ideas=ideas)
 
 
 def _headline(gaps: Mapping[str, Estimate]) -> str:

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 import yaml
 
 from compress import catalogue, cli
+from compress.core.stage import STAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "operate").glob("*.md"), ROOT / "README.md"])
@@ -52,6 +54,22 @@ def test_every_command_takes_the_options_that_it_is_written_with(root: typer.cor
         assert [option for option in written if option not in known] == [], f"{page}: {' '.join(words)}"
         seen += 1
     assert seen >= 15
+
+
+def test_every_stage_accepts_the_configuration_that_it_is_written_with(
+    root: typer.core.TyperGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+
+    def run(stage: str, config: dict[str, Any], parents: dict[str, str], given: dict[str, Any]) -> None:
+        parsed.append(STAGES[stage].extra["config"].from_json(config))
+
+    monkeypatch.setattr(cli, "_run", run)
+    written = [words for _, words in commands() if words[0] == "run" and "…" not in words]
+    for words in written:
+        root(words, standalone_mode=False)
+    assert len(parsed) == len(written) >= 8
+    assert any(getattr(config, "units", "channels") != "channels" for config in parsed)
 
 
 def test_every_page_of_the_navigation_exists() -> None:

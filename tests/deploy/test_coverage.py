@@ -99,6 +99,15 @@ def test_what_was_tried_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.M
     assert [row["builder"] for row in rows] == [f"torchvision:resnet{k}" for k in (18, 34, 50)]
 
 
+def test_a_network_that_does_not_exist_is_asked_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "coverage.md"
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--set", "torchvision", "--out", str(out), "--only", "resnet18", "--only", "resnet51"])
+    assert stopped.value.code == 2
+    assert "unknown network 'resnet51'. Did you mean 'resnet" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_failure_says_where_and_why(tmp_path: Path) -> None:
     assert steps.main(["cut", str(tmp_path), "torchvision:resnet19", "32"]) == 1
     facts = json.loads((tmp_path / steps.FACTS).read_text())

@@ -40,7 +40,7 @@ def test_the_page_has_a_row_for_every_idea(tmp_path):
     assert {line.count("|") for line in rows} == {5}
 
 
-def test_a_verdict_comes_from_the_most_telling_complete_results(tmp_path):
+def test_a_verdict_comes_from_the_most_telling_results(tmp_path):
     folder = write_study(tmp_path)
     root = folder.parent
     link = "[0042](../studies/0042-numbers/README.md)"
@@ -53,6 +53,9 @@ def test_a_verdict_comes_from_the_most_telling_complete_results(tmp_path):
     partial = {**results, "preset": "full", "headline": "full says so.", "ideas": {}, "missing": ["a@1"]}
     (folder / "results" / "full.json").write_text(json.dumps(partial))
     assert ideas.verdicts_by_idea(root)["C3"] == [f"{link}: quick says so. (quick)"]
+    (folder / "results" / "full.json").write_text(json.dumps(partial | {"ideas": {"C9": "more of C9."}}))
+    assert ideas.verdicts_by_idea(root)["C9"] == [f"{link}: more of C9. (full, not complete)"]
+    (folder / "results" / "full.json").write_text(json.dumps(partial))
     (folder / "results" / "quick.json").write_text(json.dumps(results | {"ideas": {"C9": ""}}))
     assert ideas.verdicts_by_idea(root)["C9"] == [f"{link}: full says so. (full, not complete)"], "quick has no word"
     (folder / "results" / "full.json").write_text(json.dumps(partial | {"ideas": {"C9": ""}}))

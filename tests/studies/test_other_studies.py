@@ -65,6 +65,7 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     ours = {module.BASELINE: {"allocator": "uniform"}, "latency_knapsack": module.WITH_BLOCKS}
     ours |= {"with_blocks": module.WITH_BLOCKS, module.TAUGHT: module.WITH_BLOCKS}
     ours |= {"threshold_line": {"allocator": "threshold_line"}}
+    ours |= {f"latency_knapsack{module.MIXED}": {"allocator": "latency_knapsack", "units": "blocks"}}
     both = {"ours": ours, "theirs": ("magnitude",), "aims": ((1.6, 64),), "seeds": (0, 1)}
     search = module.SEARCH
     cells = list(module.grid(base, curves={**module.CURVES, **sizes}, search=search, **both))
@@ -100,7 +101,9 @@ def test_allocators_under_latency(tmp_path, monkeypatch):
     assert "Out of reach at 1.6x the speed (batch 64): threshold line." in verdict.sentences
     assert [row["unreachable"][:14] for row in table.of("threshold_line=1.6x,b64")] == ["no model fits "] * 2
     assert set(verdict.ideas) == {"A5", "C1", "D1", "D2", "D7"}
-    assert {idea for idea, said in verdict.ideas.items() if said} == {"C1", "D7"}, "no cell judges the others"
+    assert {idea for idea, said in verdict.ideas.items() if said} == {"A5", "C1", "D7"}, "no cell judges the others"
+    assert verdict.ideas["A5"].startswith("latency knapsack and blocks ")
+    assert "latency knapsack" in verdict.ideas["A5"][20:]
     line = "No network of threshold line is found at 1.6x the speed (batch 64); of uniform one is."
     assert verdict.ideas["C1"] == line
     assert "latency knapsack " in verdict.ideas["D7"]

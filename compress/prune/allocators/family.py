@@ -22,6 +22,7 @@ LossOf = Callable[[Mapping[str, Tensor]], float]
 #: more than the limit; those for a lower limit are a subset of those for a higher one. Raises Infeasible.
 #: The group BLOCKS stands for the residual blocks, one "channel" each, and may lose all of them. `loss_of` cuts for
 #: a trial, without training, and returns the mean loss on validation inputs; it is slow and remembers its answers.
+#: `compares_groups` on a card: scores of different groups are compared as they are.
 ALLOCATORS: Family[Callable[..., Masks]] = Family("allocator", data=("scores", "cost", "limit", "loss_of"))
 
 

@@ -10,7 +10,7 @@ from compress.prune.allocators.descent import MAX_LEVELS, Descent, by_worth, fir
 from compress.prune.allocators.family import ALLOCATORS, CostOf, LossOf, Masks, largest_fit, widths_of
 
 
-@ALLOCATORS.register("latency_knapsack", paper="Shen 2022", idea="D7")
+@ALLOCATORS.register("latency_knapsack", paper="Shen 2022", idea="D7", compares_groups=True)
 def latency_knapsack(
     scores: Mapping[str, Tensor],
     cost: CostOf,

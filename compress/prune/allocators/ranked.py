@@ -9,7 +9,7 @@ from torch import Tensor
 from compress.prune.allocators.family import ALLOCATORS, CostOf, LossOf, Masks, levels_from, raised, widths_of
 
 
-@ALLOCATORS.register("global")
+@ALLOCATORS.register("global", compares_groups=True)
 def ranked(
     scores: Mapping[str, Tensor],
     cost: CostOf,

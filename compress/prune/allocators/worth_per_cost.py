@@ -10,7 +10,7 @@ from compress.prune.allocators.descent import Descent, by_worth, first_fit
 from compress.prune.allocators.family import ALLOCATORS, CostOf, LossOf, Masks, largest_fit, widths_of
 
 
-@ALLOCATORS.register("worth_per_cost", paper="Aflalo 2020", idea="A5")
+@ALLOCATORS.register("worth_per_cost", paper="Aflalo 2020", idea="A5", compares_groups=True)
 def worth_per_cost(
     scores: Mapping[str, Tensor],
     cost: CostOf,

@@ -16,8 +16,8 @@ def attention(group: GroupStats) -> Tensor:
 
     s_c = E_x[σ(W₂ ReLU(W₁ x̄))_c], the mean over inputs of a squeeze-and-excite gate in front of everything that reads
     the channel, where x̄ are the channels' means over places. The gates of a group are pulled to a mean of 1/2; the
-    loss decides which of its channels keep an open one. Afterwards they are gone (`compress.prune.gating.folding`
-    keeps them in the weights).
+    loss decides which of its channels keep an open one. Afterwards they are gone, and the weights are as they were;
+    from Python, `compress.prune.gating.folding` can multiply them into the weights instead, where they are constant.
 
     Args:
         group: Log-odds (C, N) of the mean gate over the inputs of each of N batches. For blocks the gate is a factor

@@ -7,7 +7,7 @@ from torch import Tensor
 from compress.prune.normalizers.family import NORMALIZERS
 
 
-@NORMALIZERS.register("none")
+@NORMALIZERS.register("none", is_no_op=True)
 def none(scores_C: Tensor) -> Tensor:
     """Leave the scores as they are.
 

@@ -131,6 +131,17 @@ def test_blocks_and_channels_stand_in_one_ranking(tmp_path):
     assert torch.equal(loaded(x_BCHW), both.model(x_BCHW))
 
 
+def test_what_blocks_cannot_be_compared_by_is_refused_before_any_work():
+    with pytest.raises(ValueError, match=r"'weight', which blocks do not have.* for example taylor"):
+        PruneConfig(units="channels and blocks")
+    mixed = {"units": "channels and blocks", "criterion": "taylor"}
+    with pytest.raises(ValueError, match="allocator=global compares channels with blocks, and normalizer=max"):
+        PruneConfig(**mixed)
+    assert PruneConfig(**mixed, normalizer="none").has_blocks
+    assert PruneConfig(**mixed, allocator="measured_greedy").has_blocks
+    assert PruneConfig(**mixed | {"units": "blocks"}).has_blocks
+
+
 def test_channels_inside_blocks_may_go_alone(tmp_path):
     kept = run(tmp_path, budget="macs=0.6", reach="inside").report["kept"]
     assert kept["conv1"] == [8, 8]
@@ -141,7 +152,7 @@ def test_channels_inside_blocks_may_go_alone(tmp_path):
 @pytest.mark.slow
 def test_a_latency_limit_is_kept_from_below_and_measured_once(tmp_path):
     options = {"budget": "latency_ms=0.75", "units": "channels and blocks", "latency_rounds": 9, "latency_batch": 512}
-    options |= {"allocator": {"name": "latency_knapsack", "round_to": 2}, "criterion": "taylor"}
+    options |= {"allocator": {"name": "latency_knapsack", "round_to": 2}, "criterion": "taylor", "normalizer": "none"}
     first = run(tmp_path, **options)
     spent = [row["spent"] for row in first.report["cuts"][-1]["tries"]]
     assert spent, "the network that was cut is measured"
